@@ -43,7 +43,7 @@ def settings_of(home):
     }
 
 
-def airflow(python, settings, *command):
+def airflow(python, settings, *command, most_s=800):
     """Run a command of Airflow's environment to its end."""
     done = subprocess.run(
         [python, *command],
@@ -51,7 +51,7 @@ def airflow(python, settings, *command):
         cwd=settings["AIRFLOW_HOME"],
         capture_output=True,
         text=True,
-        timeout=800,
+        timeout=most_s,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
@@ -74,14 +74,14 @@ def home(tmp_path, monkeypatch):
     sys.modules.pop("shapes_job", None)
 
 
-def ended(python, settings, home, cases):
+def ended(python, settings, home, cases, *, most_s=800):
     """DAG -> how its `dag.test()` ended; all in one process."""
     told = home / "told.json"
     shutil.copy(
         ROOT / "tests" / "exporters" / "airflow_cases.py", home
     )  # the project is that of the running script
     command = ("airflow_cases.py", str(home / "dags"), json.dumps(cases))
-    airflow(python, settings, *command, str(told))
+    airflow(python, settings, *command, str(told), most_s=most_s)
     found = json.loads(told.read_text())
     assert found.pop("errors") == {}
     return found

@@ -72,7 +72,7 @@ class Prefect:
         except (urllib.error.URLError, OSError):
             return False
 
-    def run(self, folder, **cases):
+    def run(self, folder, *, most_s=600, **cases):
         """Case -> how its flow ended: `case=(module, flow, parameters, deployed, last line)`."""
         told = folder / "told.json"
         shutil.copy(CASES, folder)  # the project is that of the running script
@@ -83,7 +83,7 @@ class Prefect:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=most_s,
             check=False,
         )
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]

@@ -1,5 +1,6 @@
 """Rented fleets: `hooke fleet up` against a server of Lambda Cloud's API whose instances are processes, as it is typed."""
 
+import contextlib
 import json
 import os
 import re
@@ -11,7 +12,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.support.network_proxy import ChaosProxy
 
+from hooke.base.errors import UsageError
 from hooke.certificates.key_files import Address
 from hooke.fleets.membership import admit_machines, make_authority
 from hooke.fleets.renting import RentOptions, user_data_of
@@ -51,7 +54,7 @@ class Rented:
         folder = folder / "project"
         folder.mkdir()
         self.folder, self.cloud = folder, cloud
-        join, scheduler = free_port(), free_port()
+        self.ports = join, scheduler = free_port(), free_port()
         self.seen = folder / "seen"
         self.seen.touch()
         (folder / "job.py").write_text(
@@ -173,8 +176,11 @@ def sees_no_key(rented):
 
 @pytest.mark.heavy
 def test_without_work_the_fleet_goes_to_zero_by_itself_and_down_ends_it_sooner(tmp_path):
-    with LambdaServer(tmp_path / "cloud") as cloud:
-        rented = Rented(tmp_path, cloud, machines=1, more='idle = "2s"')
+    """Behind a router: machines reach this one only at an address that another process hands on."""
+    with LambdaServer(tmp_path / "cloud") as cloud, contextlib.ExitStack() as routers:
+        rented = Rented(tmp_path, cloud, machines=1, more='idle = "2s"\nlisten = "127.0.0.2"')
+        for port in rented.ports:
+            routers.enter_context(ChaosProxy(("127.0.0.2", port), listen=("127.0.0.1", port)))
         out = rented.done(rented.popen("fleet", "up", "pool", "--yes"))
         assert "a worker has joined tls://127.0.0.1:" in out
         assert "there was no work for 2" in out and "all machines are ended" in out
@@ -292,3 +298,21 @@ def test_nothing_is_rented_without_consent_or_beyond_the_limits(tmp_path):
         os.close(first)
         os.close(second)
         assert not cloud.account.launches or not cloud.account.billing()
+
+
+@pytest.mark.parametrize(
+    ("listen", "here", "reached"),
+    [
+        ("", "head.example.com:8788", "head.example.com:8788"),
+        ("10.0.0.5", "10.0.0.5:8788", "10.0.0.5:8788"),
+        ("0.0.0.0", "0.0.0.0:8788", "127.0.0.1:8788"),
+        ("[::]", "[::]:8788", "[::1]:8788"),
+    ],
+)
+def test_what_machines_connect_to_may_be_another_address_than_what_listens_here(listen, here, reached):
+    options, rest = RentOptions.split({"join": "head.example.com:8788", "listen": listen, "owner": "me"})
+    address = Address.parse(options.join)
+    assert (str(options.here(address)), str(options.reached(address))) == (here, reached)
+    assert options.scheduler_address == Address("head.example.com", 8786) and rest == {"owner": "me"}
+    with pytest.raises(UsageError, match="'10.0.0.5:8788:0' is not a valid address"):
+        RentOptions.split({"join": "head.example.com:8788", "listen": "10.0.0.5:8788"})

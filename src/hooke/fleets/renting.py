@@ -65,6 +65,9 @@ class RentOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`HOST:PORT` of this machine, where rented machines get their certificates."""
     scheduler: str = ""
     """`tls://HOST:PORT` of Dask's scheduler, which `hooke fleet up` runs here. Empty means port 8786 of the host in `join`."""
+    listen: str = ""
+    """The address of this machine where both listen, at the ports in `join` and `scheduler`, where these lead to a router that hands
+    connections on. Empty means their own hosts."""
     command: tuple[str, ...] = ()
     """What a machine runs with its certificate. Empty means `dask worker SCHEDULER`."""
     setup: tuple[str, ...] = ()
@@ -87,6 +90,8 @@ class RentOptions(msgspec.Struct, frozen=True, kw_only=True):
             ) from error
         host = Address.parse(made.join).host
         made = msgspec.structs.replace(made, scheduler=made.scheduler or f"tls://{host}:8786")
+        if made.listen:
+            Address.parse(f"{made.listen}:0")
         for name in ("certificate", "idle"):
             if parse_seconds(getattr(made, name), name=name) < 1:
                 raise UsageError(f"{name} = {getattr(made, name)!r} is too short", fix=f'{name} = "1h"')
@@ -96,10 +101,28 @@ class RentOptions(msgspec.Struct, frozen=True, kw_only=True):
             )
         return made, {name: each for name, each in options.items() if name not in mine}
 
+    def here(self, address: Address) -> Address:
+        """Where this machine listens for those who connect to `address`."""
+        return Address.parse(f"{self.listen}:{address.port}") if self.listen else address
+
+    def reached(self, address: Address) -> Address:
+        """How a process of this machine connects to what others reach at `address`."""
+        found = self.here(address)
+        return Address(_LOOPBACK.get(found.host, found.host), found.port)
+
+    @property
+    def scheduler_address(self) -> Address:
+        """`scheduler` without its scheme."""
+        at = urlsplit(self.scheduler)
+        return Address(str(at.hostname), at.port or 0)
+
     @property
     def words(self) -> tuple[str, ...]:
         """The command of a machine."""
         return self.command or ("dask", "worker", self.scheduler)
+
+
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - a user's `listen`, and what reaches it from here
 
 
 # -- what a machine runs first ---------------------------------------------------------------------
@@ -158,13 +181,13 @@ class FleetHead:
         membership.admission_of(project, fleet)
         self._options = options
         self._logs = logs
-        at = urlsplit(options.scheduler)
+        join, at = options.here(Address.parse(options.join)), options.here(options.scheduler_address)
         here = [sys.executable, "-m", "hooke", "fleet"]
         root = ["--project", str(project.root)]
-        dask = [sys.executable, "-m", "dask", "scheduler", "--host", str(at.hostname), "--port", str(at.port)]
+        dask = [sys.executable, "-m", "dask", "scheduler", "--host", at.host, "--port", str(at.port)]
         dask += ["--dashboard-address", "127.0.0.1:0"]
         self._commands = {
-            "admit": [*here, "admit", fleet, "--listen", options.join, "--for", "3650d", *root],
+            "admit": [*here, "admit", fleet, "--listen", str(join), "--for", "3650d", *root],
             "scheduler": [*here, "exec", fleet, *root, "--", *dask],
         }
         keys = membership.keys_of(project, fleet)
@@ -227,7 +250,7 @@ class FleetHead:
         """
         from hooke.engines.dask.clusters import connect, workers_of
 
-        self._client = connect(self._options.scheduler, self._keys)
+        self._client = connect(f"tls://{self._options.reached(self._options.scheduler_address)}", self._keys)
         deadline = time.monotonic() + patience_s
         while len(found := workers_of(self._client)) < machines:
             if time.monotonic() > deadline:
@@ -250,8 +273,8 @@ class FleetHead:
         return len(found)
 
     def _await_ready(self) -> None:
-        at = urlsplit(self._options.scheduler)
-        waiting = [Address.parse(self._options.join), Address(str(at.hostname), at.port or 0)]
+        both = Address.parse(self._options.join), self._options.scheduler_address
+        waiting = [*map(self._options.reached, both)]
         deadline = time.monotonic() + READY_S
         while waiting:
             if (name := self.ended()) or time.monotonic() > deadline:
@@ -259,7 +282,8 @@ class FleetHead:
                 raise HookeError(
                     f"{_HEAD_NAMES[name]} does not listen at {waiting[0]} on this machine",
                     why=self.log(name),
-                    fix="check join and scheduler of the fleet: both are addresses of this machine with free ports",
+                    fix="check join and scheduler of the fleet: both are addresses of this machine with free ports; "
+                    "where they are those of a router that leads here, listen is this machine's own address",
                 )
             with (
                 contextlib.suppress(OSError),
