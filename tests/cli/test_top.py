@@ -123,7 +123,7 @@ def test_a_table_for_each_kind_of_thing_without_empty_columns():
 
 def test_projects_are_named_where_there_are_several_and_costs_are_added_once():
     other = msgspec.structs.replace(RUN, project="/srv/sales", usd=2.0, usd_per_hour=0.5)
-    on_fleet = msgspec.structs.replace(RUN, usd=4.5)
+    on_fleet = msgspec.structs.replace(RUN, usd=4.5, fleet="gpus")
     found = msgspec.structs.replace(FOUND, runs=(on_fleet, other))
     text = "\n".join(picture(found, width=200, height=100))
     assert "  flights\n" in text and "  sales\n" in text and "/srv" not in text

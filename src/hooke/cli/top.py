@@ -21,7 +21,7 @@ import psutil
 from hooke.base.errors import HookeError
 from hooke.base.formats import aligned, format_seconds
 from hooke.cli.options import in_project, json_option
-from hooke.fleets.elastic import run_meter
+from hooke.fleets.elastic import LedgerMeter, run_meter
 from hooke.fleets.fleet_folder import KEEPER_LOCK, FleetFolder, fleets_of
 from hooke.journal.events import Measured, RunStarted, StudyStarted
 from hooke.journal.fleet_events import LaunchIntended, LedgerRecord
@@ -73,8 +73,10 @@ class RunningRow(msgspec.Struct, frozen=True, kw_only=True):
     usd: float | None
     """What its machines have cost; None where none has a price."""
     usd_per_hour: float
-    """The price of its own machines now. Machines of a fleet that it has joined are the fleet's."""
-    note: str
+    """The price of its own machines now."""
+    fleet: str = ""
+    """The fleet whose machines it uses, and which pays for them; empty where they are its own."""
+    note: str = ""
 
 
 class ServiceRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +140,7 @@ class TopSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def usd(self) -> float:
         """What they have cost so far."""
-        own = sum(each.usd or 0.0 for each in self.runs if each.usd_per_hour)
+        own = sum(each.usd or 0.0 for each in self.runs if not each.fleet)
         return own + sum(each.usd for each in self.fleets)
 
 
@@ -283,7 +285,9 @@ class MachineWatch:
                     runs += self._run(project, folder)
             services += [_service(project, each) for each in service_folders(project) if each.running()]
             with _told(trouble, project.root):
-                fleets += [found for each in fleets_of(project) if (found := _fleet(project, each))]
+                for fleet in fleets_of(project):
+                    with _told(trouble, fleet.path):
+                        fleets += _fleet(project, fleet)
         for folder in self._followed.keys() - live:
             self._followed.pop(folder).close()
         return TopSnapshot(
@@ -361,6 +365,7 @@ class _FollowedRun:
         self._search: SearchRecord | None = None
         self._study: StudyStarted | None = None
         self._measured = 0
+        self._meter: LedgerMeter | None = None
 
     def close(self) -> None:
         self._reader.close()
@@ -373,7 +378,7 @@ class _FollowedRun:
         now, run = time.time(), self._folder.name
         row = self._view.row(now)
         stopping = self._project.runs.stop_requested(run)
-        meter = run_meter(self._project, run)
+        meter = self._meter = self._meter or run_meter(self._project, run)
         own = records_of(self._folder) if has_ledger(self._folder) else []
         return RunningRow(
             project=str(self._project.root),
@@ -390,6 +395,7 @@ class _FollowedRun:
             left_s=row.remaining.seconds if row.remaining is not None and not row.remaining.untimed else None,
             usd=None if meter is None else meter.usd(now),
             usd_per_hour=sum(price for _, price in _billed(own)),
+            fleet="" if meter is None else meter.fleet,
             note=self._said() or row.message,
         )
 
@@ -453,13 +459,13 @@ def _service(project: Project, folder: ServiceFolder) -> ServiceRow:
     )
 
 
-def _fleet(project: Project, fleet: FleetFolder) -> tuple[FleetRow, list[MachineRow]] | None:
-    """A fleet and its machines; None for one that has none and wants none. Raises HookeError."""
+def _fleet(project: Project, fleet: FleetFolder) -> list[tuple[FleetRow, list[MachineRow]]]:
+    """A fleet and its machines; nothing for one that has none and wants none. Raises HookeError."""
     now, records = time.time(), fleet.records()
     members = _billed(records)
     wanted = restored(fleet.name, records).wanted
     if not (members or wanted or fleet.kept_by):
-        return None
+        return []
     root = str(project.root)
     machines = [
         MachineRow(
@@ -485,7 +491,7 @@ def _fleet(project: Project, fleet: FleetFolder) -> tuple[FleetRow, list[Machine
         usd=cost_usd(records, [(0.0, now)]),
         note=f"its hooke fleet up was killed: hooke fleet reap {fleet.name}" if fleet.up_was_killed else "",
     )
-    return row, machines
+    return [(row, machines)]
 
 
 _STATES = {
