@@ -113,6 +113,19 @@ def test_what_a_pipeline_returns_is_a_step_where_it_is_more_than_a_result():
     assert made(lambda: double.map([1]), flavour="plain").output == StepResult("double")
 
 
+@pytest.mark.parametrize("target", [each for each in WRITTEN if each != "script"])
+def test_items_that_may_fail_are_run_with_all_their_tries(target):
+    """The shape `lossy` runs on each scheduler; here it is that each flavour passes the option on."""
+    text = exported(
+        lambda: total(double.map([1, 2], on_error="continue")), target, image=IMAGES.get(target, "")
+    )
+    assert '"--on-error"' in text
+    assert "continue" in text
+    assert '"--on-error"' not in exported(
+        lambda: total(double.map([1, 2])), target, image=IMAGES.get(target, "")
+    )
+
+
 def test_an_item_that_may_fail_has_its_timeout_in_hooke_exec():
     step = made(lambda: double.map([1, 2], on_error="continue")).steps[0]
     assert (step.on_error, step.retries, step.timeout_s) == ("continue", 3, None)
