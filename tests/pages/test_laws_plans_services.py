@@ -74,7 +74,7 @@ class Delay:
         self.factor = factor
 
     def predict(self, rows: list[int]) -> list[int]:
-        if rows[0] == 0:
+        if 0 in rows:
             raise KeyError({SCRIPT!r})
         time.sleep(0.002)
         return [row * self.factor for row in rows]
