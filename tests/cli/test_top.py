@@ -11,7 +11,7 @@ import pytest
 from tests.cli.jobs import SLOW
 
 from hooke.base.files import FileLock
-from hooke.cli.top import FleetRow, MachineRow, MachineWatch, RunningRow, ServiceRow, TopSnapshot, picture
+from hooke.cli.top import LiveFleetRow, MachineRow, MachineWatch, RunningRow, ServiceRow, TopSnapshot, picture
 from hooke.fleets.fleet_folder import find_fleet
 from hooke.journal.events import RunStarted, StudyStarted
 from hooke.journal.fleet_events import (
@@ -75,7 +75,7 @@ MACHINES = [
     )
     for number, state in ((1, "there"), (2, "there"), (0, "promised"))
 ]
-FLEET = FleetRow(
+FLEET = LiveFleetRow(
     project="/home/ann/flights",
     fleet="gpus",
     kept_by="hooke fleet up",

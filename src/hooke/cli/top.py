@@ -38,7 +38,7 @@ from hooke.services.single_process import single_process_status
 from hooke.services.supervisor.service_folder import ServiceFolder, service_folders
 
 __all__ = [
-    "FleetRow",
+    "LiveFleetRow",
     "MachineRow",
     "MachineWatch",
     "RunningRow",
@@ -105,7 +105,7 @@ class MachineRow(msgspec.Struct, frozen=True, kw_only=True):
     usd: float
 
 
-class FleetRow(msgspec.Struct, frozen=True, kw_only=True):
+class LiveFleetRow(msgspec.Struct, frozen=True, kw_only=True):
     """A fleet according to its ledger. `promised` machines were asked for, and there is no clear answer yet."""
 
     project: str
@@ -128,7 +128,7 @@ class TopSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     runs: tuple[RunningRow, ...] = ()
     services: tuple[ServiceRow, ...] = ()
-    fleets: tuple[FleetRow, ...] = ()
+    fleets: tuple[LiveFleetRow, ...] = ()
     machines: tuple[MachineRow, ...] = ()
     trouble: tuple[str, ...] = ()
 
@@ -246,7 +246,7 @@ def _service_cells(row: ServiceRow, project: str) -> tuple[str, ...]:
     )
 
 
-def _fleet_cells(row: FleetRow, project: str) -> tuple[str, ...]:
+def _fleet_cells(row: LiveFleetRow, project: str) -> tuple[str, ...]:
     counts = (str(each) if each else "" for each in (row.promised, row.ending))
     money = (_usd(each) if row.usd_per_hour or row.usd else "" for each in (row.usd_per_hour, row.usd))
     return (row.fleet, row.kept_by, str(row.machines), str(row.wanted), *counts, *money, project, row.note)
@@ -276,7 +276,7 @@ class MachineWatch:
         trouble: list[str] = []
         runs: list[RunningRow] = []
         services: list[ServiceRow] = []
-        fleets: list[tuple[FleetRow, list[MachineRow]]] = []
+        fleets: list[tuple[LiveFleetRow, list[MachineRow]]] = []
         live: set[Path] = set()
         for project in self._projects(trouble):
             for folder in _live_runs(project):
@@ -459,7 +459,7 @@ def _service(project: Project, folder: ServiceFolder) -> ServiceRow:
     )
 
 
-def _fleet(project: Project, fleet: FleetFolder) -> list[tuple[FleetRow, list[MachineRow]]]:
+def _fleet(project: Project, fleet: FleetFolder) -> list[tuple[LiveFleetRow, list[MachineRow]]]:
     """A fleet and its machines; nothing for one that has none and wants none. Raises HookeError."""
     now, records = time.time(), fleet.records()
     members = _billed(records)
@@ -479,7 +479,7 @@ def _fleet(project: Project, fleet: FleetFolder) -> list[tuple[FleetRow, list[Ma
         )
         for member, price in members
     ]
-    row = FleetRow(
+    row = LiveFleetRow(
         project=root,
         fleet=fleet.name,
         kept_by=fleet.kept_by,

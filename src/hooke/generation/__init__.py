@@ -1,5 +1,5 @@
 """Language models for many users: which requests get a token next, and which replica a prompt goes to. Pure.
 
 `page_pool` keeps keys and values by pages that prompts share, `token_scheduler` decides what the next step of a model computes,
-`prefix_router` sends a prompt to where its beginning is. None of them knows a model, a socket or a clock. Imports `base`.
+`prefix_router` sends a prompt to where its beginning is. It knows nothing of models, sockets and clocks. Imports `base`.
 """

@@ -325,7 +325,7 @@ class RunFollower:
         files = [] if logged is None else self._files_in(logged.artifacts)
         code = _code(view)
         found = view.failures()
-        whole, over = bool(view.nodes) and not self.share_left, row.status != "running"
+        diagram, timeline = self._drawn(now, over=row.status != "running")
         tables = {"tasks": tasks, "metrics": metrics, "files": files, "code": code}
         left_out = {name: len(rows) - MOST_ROWS for name, rows in tables.items() if len(rows) > MOST_ROWS}
         begun = view.begun
@@ -347,11 +347,8 @@ class RunFollower:
             metrics=metrics[:MOST_ROWS],
             usage=_usage(self.folder),
             tasks=tasks[:MOST_ROWS],
-            diagram=_diagram(view) if view.nodes and not self.share_left else None,
-            # Attempts that were abandoned for their twins have no end of their own.
-            timeline=self._timeline.drawn(now if row.status == "running" else view.last_at)
-            if view.nodes and not self.share_left
-            else None,
+            diagram=diagram,
+            timeline=timeline,
             retries=[*self._retries.values()][:MOST_ROWS],
             failures=[_failure(view, item, event) for item, event in found[:MOST_FAILURES]],
             failed=len(found),
@@ -363,6 +360,14 @@ class RunFollower:
             reading=f"{1 - self.share_left:.0%}" if self.share_left else "",
             left_out=left_out,
         )
+
+    def _drawn(self, now: float, *, over: bool) -> tuple[TaskDiagram | None, Timeline | None]:
+        """The graph and the timeline, once the journal was read to its end."""
+        if not self.view.nodes or self.share_left:
+            return None, None
+        # Attempts that were abandoned for their twins have no end of their own.
+        timeline = self._drawn_timeline.at(self.view.last_at if over else now, self.events, over=over)
+        return self._diagram.at(now, self.events, over=over), timeline
 
     def files(self) -> list[ReportedFile]:
         """All artifacts."""

@@ -205,11 +205,15 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
             model_memory=budget,
             protocol=protocol,
         )
-        _check(declared)
-        setattr(made, _MARK, declared)
-        return made
+        return _marked(made, declared)
 
     return declare if made is None else declare(made)
+
+
+def _marked(made: C, declared: Service) -> C:
+    _check(declared)
+    setattr(made, _MARK, declared)
+    return made
 
 
 @contextmanager

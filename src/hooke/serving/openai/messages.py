@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from hooke.serving.openai.sampling import ChosenToken, Sampling
+from hooke.serving.openai.sampling import ChosenToken, TokenSampling
 from hooke.serving.problems import Problem
 
 __all__ = [
@@ -97,7 +97,7 @@ class AskedAnswer:
     stream: bool
     with_usage: bool
     stop: tuple[str, ...]
-    sampling: Sampling
+    sampling: TokenSampling
     user: str
 
 
@@ -163,7 +163,7 @@ def _asked(
         raise _wrong("stop", f"up to {MOST_STOPS} texts that are not empty")
     if body.stream_options is not None and not body.stream:
         raise _wrong("stream_options", "it needs stream=true")
-    sampling = Sampling(
+    sampling = TokenSampling(
         temperature=_in(body.temperature, "temperature", 0, 2, 1.0),
         top_p=_in(body.top_p, "top_p", 0, 1, 1.0),
         seed=body.seed if body.seed is None else body.seed % 2**63,

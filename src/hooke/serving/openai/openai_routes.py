@@ -25,7 +25,7 @@ from hooke.serving.openai.messages import (
     usage,
 )
 from hooke.serving.openai.sampling import ChosenToken
-from hooke.serving.openai.token_engine import Generation, TokenEngine, TokenUpdate
+from hooke.serving.openai.token_engine import GrowingAnswer, TokenEngine, TokenUpdate
 from hooke.serving.problems import Problem
 from hooke.serving.routes import Route
 from hooke.serving.service import Service
@@ -129,11 +129,11 @@ class OpenAIRoutes:
             for generation in generations:
                 engine.cancel(generation)
 
-    def _generation(self, asked: AskedAnswer, prompt: Any, number: int, exchange: Exchange) -> Generation:
+    def _generation(self, asked: AskedAnswer, prompt: Any, number: int, exchange: Exchange) -> GrowingAnswer:
         sampling = asked.sampling
         if number and sampling.seed is not None:
             sampling = replace(sampling, seed=sampling.seed + number)
-        return Generation(
+        return GrowingAnswer(
             prompt=prompt,
             most=asked.most,
             sampling=sampling,
@@ -144,13 +144,13 @@ class OpenAIRoutes:
         )
 
     async def _whole(
-        self, exchange: Exchange, writer: AnswerWriter, generations: Sequence[Generation]
+        self, exchange: Exchange, writer: AnswerWriter, generations: Sequence[GrowingAnswer]
     ) -> None:
         choices = [await _collected(each) for each in generations]
         await exchange.answer(200, writer.whole(choices, _usage(generations)), JSON)
 
     async def _stream(
-        self, exchange: Exchange, writer: AnswerWriter, generations: Sequence[Generation]
+        self, exchange: Exchange, writer: AnswerWriter, generations: Sequence[GrowingAnswer]
     ) -> None:
         updates = _merged(generations)
         try:
@@ -196,7 +196,7 @@ class OpenAIRoutes:
         await exchange.answer(200, msgspec.json.encode(answer), JSON)
 
 
-async def _collected(generation: Generation) -> tuple[str, str, list[ChosenToken]]:
+async def _collected(generation: GrowingAnswer) -> tuple[str, str, list[ChosenToken]]:
     """The text of a whole answer, why it ended, and its tokens."""
     text, tokens = "", list[ChosenToken]()
     while True:
@@ -207,7 +207,7 @@ async def _collected(generation: Generation) -> tuple[str, str, list[ChosenToken
             return text, update.reason, tokens
 
 
-async def _merged(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, TokenUpdate]]:
+async def _merged(generations: Sequence[GrowingAnswer]) -> AsyncGenerator[tuple[int, TokenUpdate]]:
     """Updates of all answers as they come, each with the number of its answer."""
     if len(generations) == 1:  # most are: no task is needed
         reason = None
@@ -231,7 +231,7 @@ async def _merged(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int
             one.cancel()
 
 
-def _usage(generations: Sequence[Generation]) -> dict[str, Any]:
+def _usage(generations: Sequence[GrowingAnswer]) -> dict[str, Any]:
     requests = [each.request for each in generations if each.request is not None]
     answered = sum(len(each.answered) for each in generations)
     return usage(sum(each.prompt for each in requests), answered, sum(each.reused for each in requests))

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ChosenToken", "Sampling", "TokenChooser"]
+__all__ = ["ChosenToken", "TokenChooser", "TokenSampling"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
+class TokenSampling:
     """How tokens are chosen, with OpenAI's names and defaults. Of equal logits the first token is the highest."""
 
     temperature: float = 1.0
@@ -38,7 +38,7 @@ class ChosenToken(NamedTuple):
 class TokenChooser:
     """Chooses the tokens of one answer."""
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: TokenSampling) -> None:
         self._sampling = sampling
         self._draw = np.random.default_rng(sampling.seed)
 

@@ -17,10 +17,10 @@ import numpy as np
 
 from hooke.generation.page_pool import PagePool
 from hooke.generation.token_scheduler import TokenLimits, TokenRequest, TokenScheduler, TokenStep
-from hooke.serving.openai.sampling import ChosenToken, Sampling, TokenChooser
+from hooke.serving.openai.sampling import ChosenToken, TokenChooser, TokenSampling
 from hooke.serving.problems import Problem, problem_of
 
-__all__ = ["Generation", "TokenEngine", "TokenModel", "TokenPiece", "TokenUpdate"]
+__all__ = ["GrowingAnswer", "TokenEngine", "TokenModel", "TokenPiece", "TokenUpdate"]
 
 CONTEXT_EXCEEDED = "context_length_exceeded"
 
@@ -68,13 +68,13 @@ class TokenUpdate(NamedTuple):
 
 
 @dataclass(eq=False, kw_only=True)
-class Generation:
+class GrowingAnswer:
     """One answer to one prompt. `next` waits for its updates."""
 
     prompt: str | list[dict[str, Any]] | list[int]
     most: int | None
     """Tokens of the answer; None: as many as fit."""
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: TokenSampling = field(default_factory=TokenSampling)
     stop: tuple[str, ...] = ()
     user: str = ""
     urgency: int = 0
@@ -181,15 +181,15 @@ class TokenEngine:
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._changed = threading.Condition()
-        self._new: deque[Generation] = deque()
-        self._gone: deque[Generation] = deque()
+        self._new: deque[GrowingAnswer] = deque()
+        self._gone: deque[GrowingAnswer] = deque()
         self._texts: deque[tuple[Sequence[str], asyncio.Future[tuple[int, np.ndarray]]]] = deque()
         self._closing = False
-        self._of: dict[TokenRequest, Generation] = {}
+        self._of: dict[TokenRequest, GrowingAnswer] = {}
         self._thread = threading.Thread(target=self._run, name=f"{name} tokens", daemon=True)
         self._thread.start()
 
-    def submit(self, generation: Generation) -> None:
+    def submit(self, generation: GrowingAnswer) -> None:
         """Begin an answer. Raises Problem (429) if too many wait already."""
         with self._changed:
             if len(self._new) + self.scheduler.waiting >= self.limits.max_waiting:
@@ -197,7 +197,7 @@ class TokenEngine:
             self._new.append(generation)
             self._changed.notify()
 
-    def cancel(self, generation: Generation) -> None:
+    def cancel(self, generation: GrowingAnswer) -> None:
         """Nobody wants the rest."""
         generation.cancelled = True
         with self._changed:
@@ -263,7 +263,7 @@ class TokenEngine:
         except Exception as error:  # noqa: BLE001 - the client's answer
             return problem_of(error, f"{self._name}.embed")
 
-    def _begin(self, generation: Generation) -> Problem | None:
+    def _begin(self, generation: GrowingAnswer) -> Problem | None:
         """Let it wait for its first step; why not, if it can't."""
         if generation.cancelled:
             return None
@@ -295,7 +295,7 @@ class TokenEngine:
         self._of[request] = generation
         return None
 
-    def _step(self, step: TokenStep) -> list[tuple[Generation, TokenUpdate | Problem]]:
+    def _step(self, step: TokenStep) -> list[tuple[GrowingAnswer, TokenUpdate | Problem]]:
         """Compute a step. An exception of the model is the answer to all in it."""
         scheduler = self.scheduler
         givers = [piece.request for piece in step.pieces if piece.gives_token]
@@ -336,12 +336,12 @@ class TokenEngine:
             )
         return logits
 
-    def _deliver(self, updates: Sequence[tuple[Generation, TokenUpdate | Problem]]) -> None:
+    def _deliver(self, updates: Sequence[tuple[GrowingAnswer, TokenUpdate | Problem]]) -> None:
         if updates:
             self._loop.call_soon_threadsafe(_deliver_all, list(updates))
 
 
-def _deliver_all(updates: list[tuple[Generation, TokenUpdate | Problem]]) -> None:
+def _deliver_all(updates: list[tuple[GrowingAnswer, TokenUpdate | Problem]]) -> None:
     for generation, update in updates:
         generation.deliver(update)
 
