@@ -63,7 +63,7 @@ SCREENSHOTS = (
     Screenshot(name="run", address="/runs/RUN", height=1080),
     Screenshot(name="timeline", address="/runs/RUN", top="#tasks", height=652),
     Screenshot(name="compare", address="/compare?run=RUN&run=FAILED", height=640),
-    Screenshot(name="store", address="/store", height=520),
+    Screenshot(name="store", address="/store", top=".facts", height=420),
     Screenshot(name="failure", address="/runs/FAILED", top="#failures", height=225),
 )
 """Whoever adds a page adds a line, runs `make screenshots`, and shows the picture in docs/how-to."""
