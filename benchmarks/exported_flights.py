@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.exporters import test_airflow, test_kubeflow, test_prefect
+from tests.exporters import airflow_home, test_kubeflow, test_prefect
 from tests.exporters.exported import environment_of
 from tests.support import REPOSITORY
 
@@ -53,9 +53,9 @@ exec {HOOKE} "$@"
 
 def on_airflow(folder: Path) -> str:
     """By `dag.test()`, with a database of SQLite."""
-    python, settings = environment_of("airflow"), test_airflow.settings_of(folder) | its_environment(folder)
-    test_airflow.airflow(python, settings, "-m", "airflow", "db", "migrate")
-    found = test_airflow.ended(python, settings, folder, {"flights": {"result": "result"}}, most_s=MOST_S)[
+    python, settings = environment_of("airflow"), airflow_home.settings_of(folder) | its_environment(folder)
+    airflow_home.airflow(python, settings, "-m", "airflow", "db", "migrate")
+    found = airflow_home.ended(python, settings, folder, {"flights": {"result": "result"}}, most_s=MOST_S)[
         "flights"
     ]
     assert found["state"] == "success", found

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.environments import environment_python
+from tests.exporters.exported import environment_of
 
 __all__ = ["airflow", "airflow_python", "ended", "migrated", "settings_of"]
 
@@ -17,11 +17,7 @@ HOOKE = Path(sys.executable).with_name("hooke")
 
 def airflow_python():
     """Python with Airflow."""
-    return environment_python(
-        *("airflow", "apache-airflow", "apache-airflow-providers-cncf-kubernetes"),
-        *("apache-airflow-providers-postgres", "asyncpg", "psycopg2-binary"),
-        shared=False,
-    )
+    return environment_of("airflow")
 
 
 def settings_of(home):
@@ -40,7 +36,7 @@ def settings_of(home):
     }
 
 
-def airflow(python, settings, *command):
+def airflow(python, settings, *command, most_s=800):
     """Run a command of Airflow's environment to its end."""
     done = subprocess.run(
         [python, *command],
@@ -48,7 +44,7 @@ def airflow(python, settings, *command):
         cwd=settings["AIRFLOW_HOME"],
         capture_output=True,
         text=True,
-        timeout=800,
+        timeout=most_s,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
@@ -64,13 +60,13 @@ def migrated(python):
     return kept
 
 
-def ended(python, settings, home, cases):
+def ended(python, settings, home, cases, *, most_s=800):
     """DAG -> how its `dag.test()` ended; all in one process."""
     told = home / "told.json"
     # The project is that of the running script.
     shutil.copy(Path(__file__).with_name("airflow_cases.py"), home)
     command = ("airflow_cases.py", str(home / "dags"), json.dumps(cases))
-    airflow(python, settings, *command, str(told))
+    airflow(python, settings, *command, str(told), most_s=most_s)
     found = json.loads(told.read_text())
     assert found.pop("errors") == {}
     return found

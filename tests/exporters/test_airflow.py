@@ -7,8 +7,9 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from tests.exporters.airflow_home import airflow, airflow_python, ended, migrated, settings_of
 from tests.exporters.airflow_server import airflow_server, postgres
-from tests.exporters.exported import Exported, environment_of
+from tests.exporters.exported import Exported
 from tests.exporters.shapes import NAMES, SOURCE
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
@@ -24,37 +25,7 @@ PLAIN = ("chain", "dynamic")
 @pytest.fixture(scope="module")
 def python():
     """Python with Airflow."""
-    return environment_of("airflow")
-
-
-def settings_of(home):
-    """The environment of commands that have this folder."""
-    known = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PYTEST", "HOOKE", "AIRFLOW"))
-    }
-    return known | {
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
-        "HOOKE": str(HOOKE),
-        "HOOKE_PROJECT": str(home / "project"),
-    }
-
-
-def airflow(python, settings, *command, most_s=800):
-    """Run a command of Airflow's environment to its end."""
-    done = subprocess.run(
-        [python, *command],
-        env=settings,
-        cwd=settings["AIRFLOW_HOME"],
-        capture_output=True,
-        text=True,
-        timeout=most_s,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
+    return airflow_python()
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +43,6 @@ def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "project")  # where pipelines write that are called as functions
     yield tmp_path
     sys.modules.pop("shapes_job", None)
-
-
-def ended(python, settings, home, cases, *, most_s=800):
-    """DAG -> how its `dag.test()` ended; all in one process."""
-    told = home / "told.json"
-    shutil.copy(
-        ROOT / "tests" / "exporters" / "airflow_cases.py", home
-    )  # the project is that of the running script
-    command = ("airflow_cases.py", str(home / "dags"), json.dumps(cases))
-    airflow(python, settings, *command, str(told), most_s=most_s)
-    found = json.loads(told.read_text())
-    assert found.pop("errors") == {}
-    return found
 
 
 def test_all_shapes_compute_what_the_pipelines_do(python, home, database):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.exporters.exported import Exported, environment_of
-from tests.exporters.kubeflow_package import Package
+from tests.exporters.kubeflow_package import Package, processes
 from tests.exporters.shapes import NAMES
 
 from hooke.base.errors import UsageError
@@ -26,6 +26,8 @@ HOOKE = Path(sys.executable).with_name("hooke")
 IMAGE = "registry.example.com/shapes:1"
 LOOPING = [name for name in NAMES if name != "two_lists"]
 """All but the one that maps over two lists of which one exists only at run time."""
+SHARED = '[store]\nurl = "s3://results/shapes"\n'
+"""What pods need. Here the containers run on one machine, so when they run the store is a folder."""
 RUNNING = ("delays", "dynamic", "lossy")
 """Those that run as lightweight components: lists of tasks with constants of a class, a loop, and items that fail."""
 

@@ -27,6 +27,7 @@ from hooke.pipeline.graph import Graph
 from hooke.pipeline.trace import trace
 from hooke.project.folder import Project
 from hooke.project.pipeline_file import load_entry
+from hooke.project.settings import BackendSettings, Settings, StoreSettings
 
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[2]
@@ -527,13 +528,13 @@ EDITS = {
     ),
 }
 LINES = {
-    "an added call": (15, 5, 6, 8),
-    "a removed call": (6, 4, 8, 4),
-    "another number of retries": (2, 2, 2, 2),
-    "retries that are new": (2, 2, 2, 2),
-    "another default": (2, 2, 2, 2),
-    "a renamed parameter of the pipeline": (4, 0, 4, 4),
-    "a renamed parameter of a task": (6, 2, 2, 4),
+    "an added call": (15, 15, 5, 6, 8),
+    "a removed call": (6, 6, 4, 8, 4),
+    "another number of retries": (2, 2, 2, 2, 2),
+    "retries that are new": (2, 2, 2, 2, 2),
+    "another default": (2, 2, 2, 2, 2),
+    "a renamed parameter of the pipeline": (4, 4, 0, 4, 4),
+    "a renamed parameter of a task": (6, 6, 2, 2, 4),
 }
 """Lines of the files for WRITTEN that an edit of the pipeline changes at most, with those that are new and those that are gone."""
 
@@ -544,10 +545,16 @@ def test_an_edited_pipeline_changes_few_lines(edit, workshop):
         workshop.write(text)
         pipeline, file = load_entry(str(workshop.file))
         order = ExportOrder(target="", pipeline=pipeline, file=file, out=workshop.folder / "out.py")
-        asked = [{"target": target, "image": IMAGES.get(target, "")} for target in WRITTEN]
-        return [
-            export(msgspec.structs.replace(order, **each), workshop.project).splitlines() for each in asked
+        project = replace(workshop.project, settings=PROJECT.settings)
+        asked = [
+            {
+                "target": target.partition("_")[0],
+                "pods": target.endswith("_pods"),
+                "image": IMAGES.get(target, ""),
+            }
+            for target in WRITTEN
         ]
+        return [export(msgspec.structs.replace(order, **each), project).splitlines() for each in asked]
 
     assert SALES.count(EDITS[edit][0]) == 1
     pairs = zip(files(SALES), files(SALES.replace(*EDITS[edit])), strict=True)

@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.environments import environment_python
 from tests.exporters.airflow_home import airflow_python, ended, migrated, settings_of
-from tests.exporters.exported import Exported
+from tests.exporters.exported import Exported, environment_of
 from tests.exporters.kubeflow_package import ContainerFailed, Package, with_outputs_at
 from tests.kubernetes.images import PYTHON
 from tests.kubernetes.manifests import wait
@@ -175,7 +174,7 @@ def test_the_containers_of_a_package_are_pods(exported, expected, driver, admin)
     """In the order of its graph, as KFP's launcher starts them: one fails, and is tried again as the package says."""
     file = exported.folder / "job_package.py"
     exported.export("kubeflow", "job", file, pods=True, secrets=SECRETS)
-    python = environment_python("kfp", "kfp", "kfp-kubernetes", shared=False)
+    python = environment_of("kfp")
     done = subprocess.run(
         [python, CASES, "job_package", "", "told.json"],
         cwd=exported.folder,

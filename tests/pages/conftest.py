@@ -103,22 +103,9 @@ def hooke(folder: Path, *words: str, **given) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory) -> Iterator[Pages]:
-    folder = tmp_path_factory.mktemp("shop")
-    (folder / "hooke.toml").touch()
-    (folder / "job.py").write_text(textwrap.dedent(JOB), "utf-8")
-    runs = {}
-    for name in ("good", "bad"):
-        hooke(folder, "run", f"job.py:{name}", "--on", "local:2", "--tag", f"team={SCRIPT}")
-        runs[name] = max((folder / ".hooke" / "runs").iterdir(), key=lambda each: each.stat().st_mtime).name
-    with served(folder) as (address, opening):
-        yield Pages(address, opening, folder, runs)
-
-
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[str, str]]:
-    """`hooke ui` in a project: its address without a token, and the printed one."""
+def served(folder: Path) -> Iterator[str]:
+    """`hooke ui` of the project in `folder`; the address that opens it, with the token."""
     with (folder / "served").open("w") as said:
         server = subprocess.Popen(
             [sys.executable, "-P", "-m", "hooke", "ui", "--port", "0"],
@@ -132,7 +119,7 @@ def served(folder: Path) -> Iterator[tuple[str, str]]:
         line = server.stdout.readline()
         opening = re.search(r"http://\S+", line)
         assert opening, (line, (folder / "served").read_text())
-        yield opening[0].partition("/?")[0], opening[0]
+        yield opening[0]
     finally:
         server.send_signal(signal.SIGINT)
         try:
@@ -152,6 +139,13 @@ def pages(tmp_path_factory) -> Iterator[Pages]:
     for name in ("good", "bad"):
         hooke(folder, "run", f"job.py:{name}", "--on", "local:2", "--tag", f"team={SCRIPT}")
         runs[name] = max((folder / ".hooke" / "runs").iterdir(), key=lambda each: each.stat().st_mtime).name
+    with served_pages(folder, runs) as made:
+        yield made
+
+
+@contextmanager
+def served_pages(folder: Path, runs: dict[str, str]) -> Iterator[Pages]:
+    """The pages of a project with these runs."""
     with served(folder) as opening:
         yield Pages(opening.partition("/?")[0], opening, folder, runs)
 

@@ -41,6 +41,7 @@ def runs(tmp_path) -> RunsFolder:
 
 @pytest.fixture
 def server(runs) -> PageServer:
+    """With all subjects, as `hooke ui` has them."""
     project = Project.at(runs.path.parents[1])
     return PageServer(
         RunIndex(runs), name="shop", beside=lambda run, ended: ("", {}), subjects=subjects_of(project)
@@ -58,7 +59,7 @@ def client(server: PageServer, *, token: str = TOKEN, host: str = HOST) -> TestC
 def addresses(server: PageServer) -> list[str]:
     """One for each route."""
     paths = [route.path for route in server.routes()]
-    values = {"{run}": RUN, "{number:int}": "0", "{name}": "style.css"}
+    values = {"{run}": RUN, "{plan}": PLAN, "{number:int}": "0", "{name}": "style.css"}
     values |= {"{search}": "search-none-x", "{model}": "none", "{fleet}": "none"}
     filled = []
     for path in paths:

@@ -247,6 +247,12 @@ def _text(value):
     """The value as Python, without what Airflow ({{) or Kubernetes ($) would fill in: these can only be in texts."""
     return re.sub(r"\{(?=[{%#])|\$", lambda found: f"\\x{ord(found[0]):02x}", repr(value))
 '''
+POD_OR_FAILED = '''
+
+def hooke_or_failed(target, /, **inputs):
+    """As hooke(), with the task's own retries and timeout. Of an item that fails, the XCom is hooke:failed, and lists lack it."""
+    return _hooke(target, "--out", inputs, "--on-error", "continue")
+'''
 
 
 def _pod_head(plan: ExportPlan, own: list[str], functions: str) -> str:
@@ -261,6 +267,10 @@ def _pod_head(plan: ExportPlan, own: list[str], functions: str) -> str:
         f"startup_timeout_seconds={STARTUP_S}",
     ]
     helpers = POD_HELPERS.replace("COMMON", "\n        ".join(f"{each}," for each in common))
+    if any(step.on_error == "continue" for step in plan.steps):
+        helpers = helpers.replace("\n\ndef items_of", f"{POD_OR_FAILED}\n\ndef items_of")
+        helpers = helpers.replace("wanted, inputs):", "wanted, inputs, *options):")
+        helpers = helpers.replace("target, *given", "target, *options, *given")
     imports = ["import re", own[0], "", own[1]]
     if "k8s." in functions:
         imports.append("from kubernetes.client import models as k8s")

@@ -161,9 +161,9 @@ OR_FAILED = (
     ('exec "$0" --in - --out', 'exec "$0" --on-error "$4" --in - --out'),
     ("timeout, reference]", "timeout, reference, on_error]"),
     (
-        '    task = hooke_exec(target=target, inputs=lines, timeout=needs.get("timeout", 0.0))\n',
+        '    task = placed(hooke_exec(target=target, inputs=lines, timeout=needs.get("timeout", 0.0)))\n',
         """    tries = {"timeout": needs.get("timeout", 0.0), "on_error": needs.get("on_error", "raise")}
-    task = hooke_exec(target=target, inputs=lines, **tries)
+    task = placed(hooke_exec(target=target, inputs=lines, **tries))
 """,
     ),
     ("cpus, memory (bytes)", "on_error, cpus, memory (bytes)"),
@@ -237,9 +237,9 @@ def _needs(step: Step) -> str:
         "retries": step.retries,
         "timeout": step.timeout_s,
         "on_error": step.on_error if step.on_error == "continue" else None,
-        "cpus": f"{step.cpus:g}" if step.cpus != 1 else None,
-        "memory": str(step.memory) if step.memory is not None else None,
-        "gpus": int(step.gpus),
+        "cpus": f"{step.cpus * step.processes:g}" if step.cpus * step.processes != 1 else None,
+        "memory": str(step.memory * step.processes) if step.memory is not None else None,
+        "gpus": int(step.gpus) * step.processes,
     }
     return repr({name: value for name, value in found.items() if value})
 
@@ -259,7 +259,7 @@ def _write(plan: ExportPlan, out: Path) -> str:
         _docstring(plan, out),
         f"from kfp import compiler, dsl, kubernetes\n\nIMAGE = {plan.image!r}\n{constant}\n",
         f"{CODE_CLASS}\n" if needs_code(steps) else "",
-        f"{_or_failed(first, plan)}{chr(10) if more else ''}{more}\n{_or_failed(RESULT, plan)}{needs}{_secrets(plan)}{HOOKE}{LOOPS if loops else ''}",
+        f"{_or_failed(first, plan)}{chr(10) if more else ''}{more}\n{_or_failed(RESULT.replace('PLACED', _placed(plan)), plan)}{needs}{HOOKE}{LOOPS if loops else ''}",
         pipeline,
         '\n\nif __name__ == "__main__":\n    compiler.Compiler().compile(main, sys.argv[1])\n',
     ]

@@ -26,10 +26,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hooke.base.clock import SystemClock
 from hooke.base.errors import HookeError
 from hooke.base.formats import readable
+from hooke.base.this_process import RareCollections
 from hooke.journal.run_view import RunRow
 from hooke.pages.rendering import TEMPLATES, asset, page_of, report_file
 from hooke.pages.run_index import SORTS, STATUSES, FoundRuns, RunIndex
-from hooke.pages.run_report import WORTH_EVENTS, RunReport, keep_report, kept_report
+from hooke.pages.run_report import WORTH_EVENTS, RunFollower, RunReport, keep_report, kept_report
 
 __all__ = ["PageServer", "SubjectPages", "changed_events", "serve_pages"]
 
@@ -163,7 +164,7 @@ class PageServer:
         return HTMLResponse(page)
 
     async def _run(self, request: Request) -> Response:
-        run = self.named(request)
+        run = self._named(request)
         return HTMLResponse(await run_in_threadpool(self._run_page, run))
 
     def _run_page(self, run: str) -> str:
@@ -200,7 +201,7 @@ class PageServer:
         return report
 
     async def _logs(self, request: Request) -> Response:
-        run = self.named(request)
+        run = self._named(request)
 
         def page() -> str:
             kept = kept_report(self.index.runs.folder(run), time.time())
@@ -215,7 +216,7 @@ class PageServer:
         return HTMLResponse(await run_in_threadpool(page))
 
     async def _artifact(self, request: Request) -> Response:
-        run = self.named(request)
+        run = self._named(request)
 
         def find() -> Response:
             _, follower = self.index.follower(run)
@@ -238,7 +239,7 @@ class PageServer:
         return changed_events(request, lambda: (self.index.state(), len(self._priced)), lambda: 1.0)
 
     async def _run_events(self, request: Request) -> Response:
-        run = self.named(request)
+        run = self._named(request)
 
         def state() -> object:
             lock, follower = self.index.follower(run)

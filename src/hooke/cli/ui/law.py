@@ -220,7 +220,7 @@ class LawPages:
     # --- A law.
 
     async def _law(self, server: PageServer, request: Request) -> Response:
-        name, task = server.named(request), request.query_params.get("task", "")
+        name, task = server.named(request.path_params["run"]), request.query_params.get("task", "")
         return HTMLResponse(await run_in_threadpool(self._page, server, name, task))
 
     def _page(self, server: PageServer, name: str, task: str) -> str:
@@ -231,7 +231,7 @@ class LawPages:
         return page
 
     async def _law_events(self, server: PageServer, request: Request) -> Response:
-        name = server.named(request)
+        name = server.named(request.path_params["run"])
 
         def state() -> object:
             if name.startswith(STUDY_PREFIX):

@@ -255,7 +255,7 @@ class ServicePages:
         if not server.index.has(name):
             run = await run_in_threadpool(self._run_of, name)
             return RedirectResponse(f"/services/{quote(run)}", 303)
-        run = server.named(request)
+        run = server.named(request.path_params["run"])
         return HTMLResponse(await run_in_threadpool(self._page, server, run, last))
 
     def _run_of(self, service: str) -> str:
@@ -297,7 +297,7 @@ class ServicePages:
             return follower.fold.record(), f"{1 - follower.share_left:.0%}" if follower.share_left else ""
 
     async def _events(self, server: PageServer, request: Request) -> Response:
-        run = server.named(request)
+        run = server.named(request.path_params["run"])
 
         def state() -> object:
             record, reading = self._read(run)

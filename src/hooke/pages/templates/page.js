@@ -130,9 +130,11 @@
         if (old.dataset.was !== fresh.innerHTML) {
           const text = fresh.innerHTML;
           const open = all("details", old).map((each) => each.open);
+          const charts = all("svg.chart", old).indexOf(document.activeElement);
           const mine = kept(old);
           old.replaceChildren(...fresh.childNodes);
           mine();
+          if (charts >= 0) (all("svg.chart", old)[charts] || document.body).focus({ preventScroll: true });
           all("details", old).forEach((each, at) => { each.open = open[at] || false; });
           for (const name of Object.keys(fresh.dataset)) old.dataset[name] = fresh.dataset[name];
           old.dataset.was = text;
