@@ -149,7 +149,7 @@ class TestPlotly:
         monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
         monkeypatch.setitem(sys.modules, "plotly.offline", None)
         for ask in (
-            a_curve("two").plot,
+            a_curve("two").to_plotly,
             a_curve("two").html,
             lambda: a_curve("two").save(tmp_path / "c.html"),
         ):
@@ -159,7 +159,7 @@ class TestPlotly:
         assert not list(tmp_path.iterdir())
 
     def test_with_plotly_it_is_a_figure_and_a_page_that_loads_nothing(self, tmp_path):
-        assert isinstance(a_curve("usl").plot(), Figure)
+        assert isinstance(a_curve("usl").to_plotly(), Figure)
         page = a_curve("usl").save(tmp_path / "c.html").read_text("utf-8")
         parser = Scripts()
         parser.feed(page)

@@ -84,7 +84,7 @@ class Curve:
         made = curve_picture(self.law, title=self.title, unit=self.unit, cost=self.cost, counts=self.counts)
         return replace(made, notes=(*made.notes, *self.notes))
 
-    def plot(self) -> Any:
+    def to_plotly(self) -> Any:
         """The curve as a `plotly.graph_objects.Figure`. Raises MissingExtra if Plotly is not installed."""
         return plotly_figure.curve_figure(self.picture())
 
