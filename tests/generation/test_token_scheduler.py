@@ -5,6 +5,7 @@ from benchmarks.generation import batches, lengths
 from tests.generation.simulated import play
 from tests.support.campaigns import campaign
 
+from hooke import UsageError
 from hooke.generation.page_pool import PagePool
 from hooke.generation.token_scheduler import TokenLimits, TokenRequest, TokenScheduler
 
@@ -124,11 +125,15 @@ def test_who_has_waited_long_is_as_urgent_as_any():
     it = scheduler(slots=1, patience_s=10.0)
     (late,) = offered(it, request(urgency=0, arrived=0.0, most=2))
     offered(it, *[request(urgency=5, arrived=8.0) for _ in range(3)])
-    assert it.step(9.0).pieces[0].request.urgency == 5
-    step = it.step(10.0)
-    assert step.pieces[0].request is late
+    step = it.step(9.0)
+    assert step.pieces[0].request.urgency == 5
     it.stepped(step)
-    assert it.step(11.0).pieces[0].request is late, "and stays"
+    while it.running:
+        it.stepped(it.step(10.0))
+    step = it.step(11.0)
+    assert step.pieces[0].request is late, "nobody is evicted for it, and it is the next one"
+    it.stepped(step)
+    assert it.step(12.0).pieces[0].request is late, "and stays"
 
 
 def test_a_prompt_that_is_known_is_not_computed_again():
@@ -182,7 +187,7 @@ def test_what_can_never_be_answered_is_refused():
     assert it.offer(request(prompt=0)) == "context"
     assert it.offer(request(prompt=12, most=8)) == ""
     assert it.offer(request()) == "full"
-    with pytest.raises(ValueError, match="slots=9"):
+    with pytest.raises(UsageError, match="slots=9"):
         TokenLimits(slots=9, step_tokens=8, context=10)
 
 

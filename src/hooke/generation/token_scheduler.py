@@ -19,6 +19,7 @@ from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from hooke.base.errors import UsageError
 from hooke.generation.page_pool import PagePool
 
 __all__ = ["Piece", "TokenLimits", "TokenRequest", "TokenScheduler", "TokenStep"]
@@ -42,12 +43,16 @@ class TokenLimits:
     page_tokens: int = 16
     max_waiting: int = 1024
     """Requests that wait."""
-    patience_s: float = 60.0
+    patience_s: float = 10.0
     """Who has waited for so long is as urgent as any."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.slots <= self.step_tokens:
-            raise ValueError(f"step_tokens={self.step_tokens} has no token for each of slots={self.slots}")
+            raise UsageError(f"step_tokens={self.step_tokens} has no token for each of slots={self.slots}")
+        for name in ("context", "page_tokens", "max_waiting", "patience_s", "pages"):
+            value = getattr(self, name)
+            if value is not None and not value >= (0 if name == "patience_s" else 1):
+                raise UsageError(f"TokenLimits: {name}={value} is too small")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -74,7 +79,7 @@ class TokenRequest:
     ended: bool = False
     """It was answered, cancelled or given up."""
     pages: list[int] = field(default_factory=list)
-    rank: float = 0.0
+    rank: int = 0
     """Its urgency when it began."""
     counted: int = 0
     """Tokens that its user was charged for."""
@@ -130,6 +135,8 @@ class TokenScheduler:
         self._active: dict[Hashable, int] = {}
         """Requests of a user that wait or run."""
         self._in_step: set[TokenRequest] = set()
+        self._highest = 0
+        """The urgency of the most urgent request."""
 
     def offer(self, request: TokenRequest) -> str:
         """Let a request wait. Returns why it is refused: `context`, if it can never be computed, or `full`; empty if it is not."""
@@ -166,6 +173,8 @@ class TokenScheduler:
     def step(self, now: float) -> TokenStep:
         """What to compute next; without pieces if there is nothing."""
         evicted: list[TokenRequest] = []
+        urgencies = [*(each.rank for each in self.running), *(urgency for urgency, _ in self._lines)]
+        self._highest = max(urgencies, default=0)
         pieces = self._go_on(evicted)
         spare = 0 if evicted else self.limits.step_tokens - sum(piece.tokens for piece in pieces)
         while spare > 0 and (request := self._next(now)) is not None and request not in evicted:
@@ -195,7 +204,7 @@ class TokenScheduler:
                 continue
             gives = piece.gives_token
             request.computed += piece.tokens
-            self._name_pages(request)
+            self._name_pages(request, piece.start)
             if gives:
                 request.answered += 1
                 if request in last or request.answered >= request.most:
@@ -243,8 +252,8 @@ class TokenScheduler:
 
     # -- who begins --------------------------------------------------------------------------------
 
-    def _rank(self, request: TokenRequest, now: float) -> float:
-        return math.inf if now - request.arrived >= self.limits.patience_s else request.urgency
+    def _rank(self, request: TokenRequest, now: float) -> int:
+        return self._highest if now - request.arrived >= self.limits.patience_s else request.urgency
 
     def _next(self, now: float) -> TokenRequest | None:
         heads = (line[0] for line in self._lines.values())
@@ -258,7 +267,7 @@ class TokenScheduler:
             default=None,
         )
 
-    def _make_way(self, rank: float, pieces: list[Piece], evicted: list[TokenRequest]) -> bool:
+    def _make_way(self, rank: int, pieces: list[Piece], evicted: list[TokenRequest]) -> bool:
         """Evict the last running request if it is less urgent than `rank`; whether it was.
 
         What is urgent may need more than all of these have: then they wait until it has begun.
@@ -270,7 +279,7 @@ class TokenScheduler:
         evicted.append(request)
         return True
 
-    def _begin(self, request: TokenRequest, rank: float, spare: int) -> Piece | None:
+    def _begin(self, request: TokenRequest, rank: int, spare: int) -> Piece | None:
         """Run it, if there are pages for all tokens that it has and one more, and a page for each running request, which it may need next.
 
         What is in memory of its prompt is not computed again.
@@ -317,11 +326,11 @@ class TokenScheduler:
         self.pool.release(request.pages)
         request.pages = []
 
-    def _name_pages(self, request: TokenRequest) -> None:
-        """Say what its full pages hold, so that later prompts can use them."""
+    def _name_pages(self, request: TokenRequest, start: int) -> None:
+        """Say what the pages hold that it has filled since its token number `start`, so that later prompts can use them."""
         full = min(request.computed // self.pool.page_tokens, len(request.names))
-        for page, name in zip(request.pages[:full], request.names, strict=False):
-            self.pool.name(page, name)
+        for at in range(start // self.pool.page_tokens, full):
+            self.pool.name(request.pages[at], request.names[at])
 
     def _begin_user(self, user: Hashable) -> None:
         """Who comes back has no claim to what was not asked for meanwhile."""

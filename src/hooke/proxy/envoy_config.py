@@ -306,6 +306,9 @@ def _routes(settings: ProxySettings, low_keys: str) -> dict[str, Any]:
     # A stream has no deadline as a whole; it ends when it stands still.
     streams = [
         {"match": {"path": path}, "route": {"cluster": CLUSTER, "timeout": "0s"}} for path in settings.streams
+    ] + [
+        {"match": {"path": path}, "route": {"cluster": CLUSTER, "timeout": "0s", "idle_timeout": "0s"}}
+        for path in settings.unhurried
     ]
     return {
         "name": "front",

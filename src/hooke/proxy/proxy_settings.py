@@ -97,6 +97,8 @@ class ProxySettings:
     """The unix socket that answers this path for all replicas. None: the replica that gets the request answers for itself."""
     streams: tuple[str, ...] = ()
     """Paths that answer with server-sent events, beyond the deadline."""
+    unhurried: tuple[str, ...] = ()
+    """Paths whose answers may take long without a byte: the replica says when it is too long."""
 
     body_limit: int = 16 << 20
     """Bytes, as in a replica."""

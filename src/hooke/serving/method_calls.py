@@ -127,7 +127,11 @@ class MethodCalls:
     @property
     def room(self) -> int | None:
         """How many requests can be in progress and be answered within the SLO; None if that is not known. Any thread may call this."""
-        if self.declared.slo is None or (self._has_calls and self.dispatch.room is None):
+        if (
+            self.declared.slo is None
+            or self.declared.protocol is not None
+            or (self._has_calls and self.dispatch.room is None)
+        ):
             return None
         streams = self.dispatch.streams
         beside = min(streams.limit, _growing(streams.open)) if self._has_streams else 0

@@ -148,6 +148,8 @@ class Replica:
         """Its state."""
         if self._state is State.READY and self._model is not None and self._model.unavailable() is not None:
             return State.RESTARTING
+        if self._state is State.READY and self._openai is not None and self._openai.broken:
+            return State.RESTARTING  # the supervisor replaces one that stays so
         return self._state
 
     @property
@@ -389,8 +391,12 @@ class Replica:
             raise self._auth.refusal(exchange)
 
     def _no_route(self, exchange: Exchange) -> NoReturn:
-        known = ", ".join(f"POST /{known}" for known in self._methods)
-        raise Problem(404, f"no route {exchange.path[:80]}; routes: {known}; GET {OPENAPI} lists all")
+        own = [f"POST /{known}" for known in self._methods]
+        others = [each.path for each in self._openai.routes()] if self._openai is not None else []
+        known = ", ".join([*own, *others])
+        raise Problem(
+            404, f"no route {exchange.path[:80]}; routes: {known}; GET {OPENAPI} lists those of methods"
+        )
 
     async def _still_starting(self, _exchange: Exchange) -> None:
         raise Problem(503, f"{self.declared.name} is being set up", retry_after_s=1)

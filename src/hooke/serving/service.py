@@ -28,7 +28,7 @@ LOAD = "load"
 """With `model_memory`, the method that loads a model by its name."""
 TOKEN_METHODS = {"encode", "decode", "step", "embed"}
 """With `protocol="openai"`, what the engine calls: no routes of their own."""
-TOKEN_NEEDED = ("limits", "encode", "decode", "step", "end")
+TOKEN_NEEDED = ("encode", "decode", "step")
 MODEL_FIELD = "model"
 """And the parameter of other methods that is a model."""
 TIMEOUT_S = 30.0
@@ -351,7 +351,7 @@ def _check(declared: Service) -> None:
 
 
 def _check_token_model(declared: Service, where: str) -> None:
-    lacking = [name for name in TOKEN_NEEDED[1:4] if not callable(getattr(declared.made_by, name, None))]
+    lacking = [name for name in TOKEN_NEEDED if not callable(getattr(declared.made_by, name, None))]
     if declared.protocol not in get_args(Protocol):
         raise UsageError(
             f"protocol={declared.protocol!r} is not valid",
@@ -363,6 +363,14 @@ def _check_token_model(declared: Service, where: str) -> None:
             f'@service(protocol="openai"): {declared.name} has no method {", ".join(lacking)}',
             where=where,
             fix="add def encode(self, prompt), def decode(self, tokens) and def step(self, pieces): see hooke.TokenModel",
+        )
+    without = {"max_batch": declared.max_batch, "slo": declared.slo, "model_memory": declared.model_memory}
+    given = [name for name, value in without.items() if value is not None]
+    if given:
+        raise UsageError(
+            f'@service(protocol="openai"): {" and ".join(given)} of {declared.name} would have no effect',
+            where=where,
+            fix=f"leave out {' and '.join(given)}: self.limits says how much is computed together",
         )
     if declared.model == "process":
         raise UsageError(

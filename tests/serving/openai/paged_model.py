@@ -43,6 +43,7 @@ class Paged:
     """Keeps the tokens themselves where others have keys and values."""
 
     end = frozenset({END})
+    vocabulary = VOCABULARY
 
     def setup(self, slots: int = 8, pages: int = 200, context: int = 400, step_tokens: int = 64) -> None:
         self.limits = TokenLimits(
@@ -54,6 +55,7 @@ class Paged:
             max_waiting=1000,
         )
         self.memory = np.full((pages, 8), -1, dtype=np.int64)
+        self.undecodable = b"\0"
         self.steps: list[int] = []
         self.computed = 0
 
@@ -61,10 +63,12 @@ class Paged:
         if isinstance(prompt, str):
             if "forbidden" in prompt:
                 raise UsageError("this prompt is not answered", fix="ask for something else")
-            return list(prompt.encode())
+            return [0.5, 1.5] if prompt == "odd" else list(prompt.encode())
         return chat_tokens(prompt)
 
     def decode(self, tokens: list[int]) -> str:
+        if self.undecodable in bytes(token for token in tokens if token < END):
+            raise RuntimeError("no such letter")
         return bytes(token for token in tokens if token < END).decode("utf-8", "replace")
 
     def step(self, pieces: list[TokenPiece]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 import time
 
 import openai
@@ -136,7 +137,7 @@ def test_embeddings_and_models(client):
     [
         ({"model": "gpt-4"}, openai.NotFoundError, "gpt-4", "model_not_found"),
         ({"max_tokens": 0}, openai.BadRequestError, "max_tokens: 0 is not between", None),
-        ({"max_tokens": 4000}, openai.BadRequestError, "takes 400 together", "context_length_exceeded"),
+        ({"max_tokens": 4000}, openai.BadRequestError, "context is 400 tokens", "context_length_exceeded"),
         (
             {"prompt": "x" * 500},
             openai.BadRequestError,
@@ -204,6 +205,71 @@ def test_a_prompt_whose_beginning_is_known_is_computed_from_there(paged, client)
     assert paged.model.computed - before < 40
     assert second.choices[0].text == greedy(list(f"{prompt}two".encode()), 16)[0]
     assert first.usage.prompt_tokens_details.cached_tokens < 8
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kind", "said"),
+    [
+        ([5000], openai.BadRequestError, "not below 260"),
+        ([-1], openai.BadRequestError, "no model has"),
+        ([2**63] * 16, openai.BadRequestError, "no model has"),
+        ("odd", openai.InternalServerError, r"Paged.encode raised TypeError"),
+        (["a"] * 1001, openai.BadRequestError, "1001 answers are asked for at once"),
+    ],
+)
+def test_no_prompt_ends_the_engine(client, prompt, kind, said):
+    with pytest.raises(kind, match=said):
+        client.completions.create(model="Paged", prompt=prompt)
+    assert client.completions.create(model="Paged", prompt=LONG, temperature=0).choices[0].text
+
+
+def test_a_text_that_cannot_be_decoded_fails_its_own_answer_only(paged, client):
+    letter = greedy(list(LONG.encode()), 40)[0][3]
+    try:
+        paged.model.undecodable = letter.encode()
+        with pytest.raises(openai.InternalServerError, match="Paged.decode raised RuntimeError"):
+            client.completions.create(model="Paged", prompt=LONG, temperature=0, max_tokens=40)
+        other = client.completions.create(model="Paged", prompt="x", logit_bias={"97": 100}, max_tokens=3)
+        assert other.choices[0].text == ("aaa" if letter != "a" else other.choices[0].text)
+    finally:
+        paged.model.undecodable = b"\0"
+
+
+def test_parts_of_text_are_joined_and_a_prompt_counts_once(client):
+    parts = [{"type": "text", "text": "Hello,"}, {"type": "text", "text": "you"}]
+    asked = {"model": "Paged", "temperature": 0, "max_tokens": 9}
+    whole = client.chat.completions.create(messages=[{"role": "user", "content": "Hello,\nyou"}], **asked)
+    answer = client.chat.completions.create(messages=[{"role": "user", "content": parts}], n=3, **asked)
+    assert {each.message.content for each in answer.choices} == {whole.choices[0].message.content}
+    assert answer.usage.prompt_tokens == whole.usage.prompt_tokens
+    assert answer.usage.completion_tokens == 3 * whole.usage.completion_tokens
+    for content in (None, [{"type": "image_url", "image_url": {"url": "data:,"}}]):
+        with pytest.raises(openai.BadRequestError, match=r"messages\[0\].content"):
+            client.chat.completions.create(messages=[{"role": "user", "content": content}], **asked)
+
+
+def test_of_several_stops_the_first_in_the_text_counts(client):
+    whole = greedy(list(LONG.encode()), 40)[0]
+    early, late = whole[4], whole[9]
+    answer = client.completions.create(
+        model="Paged", prompt=LONG, temperature=0, max_tokens=40, stop=[late, early]
+    )
+    assert answer.choices[0].text == whole[: min(whole.index(early), whole.index(late))]
+
+
+def test_a_process_that_ends_cuts_a_stream_with_an_error_in_it():
+    with served() as it, it.client() as client:
+        events = client.completions.create(
+            model="Paged", prompt=LONG, logit_bias={"97": 100, str(END): -100}, max_tokens=300, stream=True
+        )
+        next(events)
+        engine = it.replica._openai._engine
+        threading.Thread(target=engine.close).start()
+        with pytest.raises(openai.APIError, match="ended before the answer"):
+            list(events)
+        with pytest.raises(openai.InternalServerError, match="ended before the answer"):
+            client.completions.create(model="Paged", prompt=LONG)
+        assert not it.replica.ready
 
 
 def test_hundreds_of_prompts_at_once_get_their_own_answers():

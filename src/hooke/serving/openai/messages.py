@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from hooke.serving.openai.sampling import ChosenToken, TokenSampling
+from hooke.serving.openai.sampling import ChosenToken, LikelyToken, TokenSampling
 from hooke.serving.problems import Problem
 
 __all__ = [
@@ -24,8 +24,8 @@ __all__ = [
 ]
 
 S = TypeVar("S", bound=msgspec.Struct)
-Decode: TypeAlias = Callable[[Sequence[int]], str]
-MOST_ANSWERS, MOST_LIKELY, MOST_STOPS = 128, 20, 4
+MOST_ANSWERS, MOST_LIKELY, MOST_STOPS, MOST_TEXTS = 128, 20, 4, 2048
+TOKEN_DIGITS = 10
 DEFAULT_COMPLETION = 16
 """Tokens of an answer of `/v1/completions`, as OpenAI has it."""
 
@@ -62,6 +62,7 @@ class ChatBody(_Asked, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     tools: list[Any] | None = None
+    functions: list[Any] | None = None
     response_format: dict[str, Any] | None = None
 
 
@@ -79,8 +80,8 @@ class EmbeddingsBody(msgspec.Struct, kw_only=True):
     """`POST /v1/embeddings`."""
 
     model: str
-    input: str | list[str]
-    encoding_format: str = "float"
+    input: str | list[Any]
+    encoding_format: str | None = "float"
     dimensions: int | None = None
 
 
@@ -105,19 +106,19 @@ def read_chat(data: bytes) -> AskedAnswer:
     """A request for chat. Raises Problem (400)."""
     body = _read(data, ChatBody)
     if not body.messages:
-        raise _wrong("messages", "it is empty")
-    for at, message in enumerate(body.messages):
-        if not isinstance(message.get("role"), str):
-            raise _wrong(f"messages[{at}].role", "it is missing, or no text")
-    if body.tools:
-        raise _wrong("tools", "this service does not support tools")
+        raise _wrong("messages", "must not be empty")
+    messages = [_message(at, message) for at, message in enumerate(body.messages)]
+    for name in ("tools", "functions"):
+        if getattr(body, name):
+            raise _wrong(name, "this service does not support tools")
     if body.response_format and body.response_format.get("type") != "text":
         raise _wrong("response_format", "this service answers with text only")
     if body.top_logprobs is not None and not body.logprobs:
         raise _wrong("top_logprobs", "it needs logprobs=true")
     likely = _bounded(body.top_logprobs, "top_logprobs", 0, MOST_LIKELY) or 0
-    most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    return _asked(body, [body.messages], most, chat=True, logprobs=likely if body.logprobs else None)
+    name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    most = _bounded(getattr(body, name), name, 1, 2**31)
+    return _asked(body, [messages], most, chat=True, logprobs=likely if body.logprobs else None)
 
 
 def read_completion(data: bytes) -> AskedAnswer:
@@ -126,29 +127,58 @@ def read_completion(data: bytes) -> AskedAnswer:
     if body.echo or body.suffix or (body.best_of or 1) > (body.n or 1):
         named = "echo" if body.echo else "suffix" if body.suffix else "best_of"
         raise _wrong(named, "this service does not support it")
-    most = DEFAULT_COMPLETION if body.max_tokens is None else body.max_tokens
+    most = (
+        DEFAULT_COMPLETION if body.max_tokens is None else _bounded(body.max_tokens, "max_tokens", 1, 2**31)
+    )
     logprobs = _bounded(body.logprobs, "logprobs", 0, MOST_LIKELY)
     return _asked(body, _prompts(body.prompt), most, chat=False, logprobs=logprobs)
 
 
-def read_embeddings(data: bytes) -> EmbeddingsBody:
-    """A request for embeddings. Raises Problem (400)."""
+def read_embeddings(data: bytes) -> tuple[list[str], EmbeddingsBody]:
+    """A request for embeddings, with its texts. Raises Problem (400)."""
     body = _read(data, EmbeddingsBody)
-    if body.encoding_format not in ("float", "base64"):
-        raise _wrong("encoding_format", "it is float or base64")
+    if body.encoding_format not in ("float", "base64", None):
+        raise _wrong("encoding_format", "must be float or base64")
     if body.dimensions is not None:
         raise _wrong("dimensions", "this service does not support it")
-    if not body.input:
-        raise _wrong("input", "it is empty")
-    return body
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    if not texts or not all(isinstance(each, str) and each for each in texts):
+        raise _wrong(
+            "input", "must be a string or a list of strings that are not empty; tokens are not supported"
+        )
+    if len(texts) > MOST_TEXTS:
+        raise _wrong("input", f"has {len(texts)} texts; at most {MOST_TEXTS} are possible")
+    return texts, body
 
 
 def _read(data: bytes, kind: type[S]) -> S:
     try:
         return msgspec.json.decode(data, type=kind)
+    except RecursionError:
+        raise _wrong("", "it is nested too deeply") from None
     except msgspec.DecodeError as error:
         what, _, path = str(error).partition(" - at `$")
         raise _wrong(path.strip("`.") or _field_in(what), what) from None
+
+
+def _message(at: int, message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose content is text; several texts are joined by line breaks, as vLLM does."""
+    content = message.get("content")
+    if not isinstance(message.get("role"), str):
+        raise _wrong(f"messages[{at}].role", "is missing or is not a string")
+    if isinstance(content, list):
+        parts = [
+            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+            for part in content
+        ]
+        if not all(isinstance(part, str) for part in parts):
+            raise _wrong(
+                f"messages[{at}].content", "has a part that is not text, which this service does not support"
+            )
+        content = "\n".join(map(str, parts))
+    if not isinstance(content, str):
+        raise _wrong(f"messages[{at}].content", "is missing or is not text")
+    return {**message, "content": content}
 
 
 def _field_in(what: str) -> str:
@@ -160,7 +190,7 @@ def _asked(
 ) -> AskedAnswer:
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     if len(stop) > MOST_STOPS or not all(stop):
-        raise _wrong("stop", f"up to {MOST_STOPS} texts that are not empty")
+        raise _wrong("stop", f"must be at most {MOST_STOPS} non-empty strings")
     if body.stream_options is not None and not body.stream:
         raise _wrong("stream_options", "it needs stream=true")
     sampling = TokenSampling(
@@ -177,7 +207,7 @@ def _asked(
         chat=chat,
         prompts=prompts,
         n=_bounded(body.n, "n", 1, MOST_ANSWERS) or 1,
-        most=_bounded(most, "max_tokens", 1, 2**31),
+        most=most,
         stream=bool(body.stream),
         with_usage=body.stream_options is not None and body.stream_options.include_usage,
         stop=stop,
@@ -191,16 +221,18 @@ def _prompts(prompt: str | list[Any]) -> Sequence[Any]:
         return [prompt]
     kinds = {type(each) for each in prompt}
     if kinds == {int}:
-        return [prompt]
+        prompt, kinds = [prompt], {list}
     tokens = kinds == {list} and all(each and {type(token) for token in each} == {int} for each in prompt)
+    if tokens and any(not 0 <= token < 2**31 for each in prompt for token in each):
+        raise _wrong("prompt", "has a token id that no model has")
     if kinds == {str} or tokens:
         return prompt
-    raise _wrong("prompt", "a text, a list of texts, or lists of tokens that are not empty")
+    raise _wrong("prompt", "must be a string, a list of strings, or non-empty lists of token ids")
 
 
 def _biases(given: Mapping[str, float]) -> dict[int, float]:
-    if not all(key.isdecimal() for key in given):
-        raise _wrong("logit_bias", "its keys are tokens")
+    if not all(key.isascii() and key.isdecimal() and len(key) <= TOKEN_DIGITS for key in given):
+        raise _wrong("logit_bias", "keys must be token ids")
     return {int(key): _in(value, "logit_bias", -100, 100, 0.0) for key, value in given.items()}
 
 
@@ -271,9 +303,10 @@ def usage(prompt: int, answer: int, cached: int) -> dict[str, Any]:
 class AnswerWriter:
     """Writes the answer to one request."""
 
-    def __init__(self, asked: AskedAnswer, identity: str, decode: Decode) -> None:
+    def __init__(self, asked: AskedAnswer, identity: str) -> None:
         self._asked = asked
-        self._decode = decode
+        self.n = asked.n
+        """Answers to each prompt."""
         kind = "chat.completion" if asked.chat else "text_completion"
         self._head: dict[str, Any] = {
             "id": f"{'chatcmpl' if asked.chat else 'cmpl'}-{identity}",
@@ -340,22 +373,30 @@ class AnswerWriter:
             return None
         if self._asked.chat:
             return {"content": [self._likely(each) for each in tokens], "refusal": None}
-        texts = [self._decode([each.token]) for each in tokens]
-        offsets = [at + sum(map(len, texts[:number])) for number in range(len(texts))]
+        offsets = [at + sum(len(each.text) for each in tokens[:number]) for number in range(len(tokens))]
         return {
-            "tokens": texts,
+            "tokens": [each.text for each in tokens],
             "token_logprobs": [each.logprob for each in tokens],
-            "top_logprobs": [{self._decode([token]): log for token, log in each.likely} for each in tokens],
+            "top_logprobs": [_by_text(each) for each in tokens],
             "text_offset": offsets,
         }
 
     def _likely(self, chosen: ChosenToken) -> dict[str, Any]:
-        likely = [self._told(token, log) for token, log in chosen.likely]
-        return {**self._told(chosen.token, chosen.logprob), "top_logprobs": likely}
+        return {**_told(chosen), "top_logprobs": [_told(each) for each in chosen.likely]}
 
-    def _told(self, token: int, log: float) -> dict[str, Any]:
-        text = self._decode([token])
-        return {"token": text, "logprob": log, "bytes": list(text.encode())}
+
+def _told(token: ChosenToken | LikelyToken) -> dict[str, Any]:
+    """A token. A part of a letter has no text, so its bytes are not known here."""
+    known = None if "\ufffd" in token.text else list(token.text.encode())
+    return {"token": token.text, "logprob": token.logprob, "bytes": known}
+
+
+def _by_text(chosen: ChosenToken) -> dict[str, float]:
+    """The likely tokens and the chosen one; of equal texts the likeliest."""
+    found: dict[str, float] = {}
+    for each in (*chosen.likely, chosen):
+        found.setdefault(each.text, each.logprob)
+    return found
 
 
 def _sse(value: Any) -> bytes:

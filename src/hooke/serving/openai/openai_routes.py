@@ -26,15 +26,15 @@ from hooke.serving.openai.messages import (
 )
 from hooke.serving.openai.sampling import ChosenToken
 from hooke.serving.openai.token_engine import GrowingAnswer, TokenEngine, TokenUpdate
-from hooke.serving.problems import Problem
+from hooke.serving.problems import Problem, too_many
 from hooke.serving.routes import Route
 from hooke.serving.service import Service
 
-__all__ = ["STREAMED", "OpenAIRoutes"]
+__all__ = ["UNHURRIED", "OpenAIRoutes"]
 
 CHAT, COMPLETIONS = f"{OPENAI}chat/completions", f"{OPENAI}completions"
-STREAMED = (CHAT, COMPLETIONS)
-"""Paths that may answer with a stream."""
+UNHURRIED = (CHAT, COMPLETIONS)
+"""Paths whose answers take as long as their tokens do, as a stream or whole."""
 STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"))
 LOW = -1
 """The urgency of a request that may wait for others."""
@@ -59,6 +59,11 @@ class OpenAIRoutes:
             )
         self._engine = TokenEngine(made, self._declared.name)
         self._calls = calls
+
+    @property
+    def broken(self) -> bool:
+        """Whether the engine computes nothing any more."""
+        return self._engine is not None and self._engine.broken is not None
 
     def close(self) -> None:
         """End the engine's thread. Called on the event loop, or when that has ended."""
@@ -111,25 +116,54 @@ class OpenAIRoutes:
         engine, calls = self._ready()
         asked = read(await calls.body(exchange.json_body()))
         self._check_model(asked.model)
-        generations = [
-            self._generation(asked, prompt, number, exchange)
+        self._check_tokens(asked, engine)
+        count = len(asked.prompts) * asked.n
+        if count > engine.limits.max_waiting:
+            said = f"{count} answers are asked for at once; at most {engine.limits.max_waiting} requests may wait"
+            raise Problem(400, said)
+        self._check_room(engine, calls, count, exchange)
+        answers = [
+            self._answer_to(asked, prompt, number, exchange)
             for prompt in asked.prompts
             for number in range(asked.n)
         ]
-        writer = AnswerWriter(asked, exchange.id.decode(), engine.model.decode)
+        writer = AnswerWriter(asked, exchange.id.decode())
         calls.called += 1
         calls.open_calls += 1
         try:
-            for generation in generations:
-                engine.submit(generation)
+            engine.submit(answers)
             send = self._stream if asked.stream else self._whole
-            await calls.watched(send(exchange, writer, generations), exchange, read.__name__, math.inf)
+            await calls.watched(send(exchange, writer, answers), exchange, exchange.path, math.inf)
+        except Problem as problem:
+            if not exchange.status:
+                raise
+            await exchange.end(writer.failed(problem))  # the process ends, and cuts the stream
         finally:
             calls.open_calls -= 1
-            for generation in generations:
-                engine.cancel(generation)
+            engine.cancel(answers)
 
-    def _generation(self, asked: AskedAnswer, prompt: Any, number: int, exchange: Exchange) -> GrowingAnswer:
+    def _check_tokens(self, asked: AskedAnswer, engine: TokenEngine) -> None:
+        """Raises Problem for prompts as tokens that the model may not have."""
+        given = [
+            each for each in asked.prompts if isinstance(each, list) and each and isinstance(each[0], int)
+        ]
+        known: int | None = getattr(engine.model, "vocabulary", None)
+        if not given:
+            return
+        if known is None:
+            raise Problem(400, f"{self._declared.name} takes prompts as text, not as token ids")
+        if max(max(each) for each in given) >= known:
+            raise Problem(400, f"prompt: has a token id that is not below {known}")
+
+    def _check_room(self, engine: TokenEngine, calls: MethodCalls, count: int, exchange: Exchange) -> None:
+        """Raises Problem (429) if so many more may not wait; the proxy asks another replica, if there is one."""
+        if count > engine.room:
+            pass_on = exchange.can_pass_on
+            calls.dispatch.windows.full(passed_on=pass_on)
+            said = f"{engine.limits.max_waiting} requests are already waiting"
+            raise too_many(said, retry_after_s=1, pass_on=pass_on)
+
+    def _answer_to(self, asked: AskedAnswer, prompt: Any, number: int, exchange: Exchange) -> GrowingAnswer:
         sampling = asked.sampling
         if number and sampling.seed is not None:
             sampling = replace(sampling, seed=sampling.seed + number)
@@ -144,32 +178,32 @@ class OpenAIRoutes:
         )
 
     async def _whole(
-        self, exchange: Exchange, writer: AnswerWriter, generations: Sequence[GrowingAnswer]
+        self, exchange: Exchange, writer: AnswerWriter, answers: Sequence[GrowingAnswer]
     ) -> None:
-        choices = [await _collected(each) for each in generations]
-        await exchange.answer(200, writer.whole(choices, _usage(generations)), JSON)
+        choices = [await _collected(each) for each in answers]
+        await exchange.answer(200, writer.whole(choices, _usage(answers, writer.n)), JSON)
 
     async def _stream(
-        self, exchange: Exchange, writer: AnswerWriter, generations: Sequence[GrowingAnswer]
+        self, exchange: Exchange, writer: AnswerWriter, answers: Sequence[GrowingAnswer]
     ) -> None:
-        updates = _merged(generations)
+        updates = _merged(answers)
         try:
             # The first token decides the status: an error before it is a plain refusal.
             index, update = await anext(updates)
             await exchange.begin(200, *STREAM_HEADERS)
-            lengths = [0] * len(generations)
+            lengths = [0] * len(answers)
             begun: set[int] = set()
             end = b""
             while not end:
                 head = b"" if index in begun else writer.first(index)
                 begun.add(index)
                 data = writer.more(index, update.text, update.tokens, update.reason, lengths[index])
-                lengths[index] += len(update.text)
+                lengths[index] += sum(len(each.text) for each in update.tokens)
                 await exchange.piece(head + data)
                 try:
                     index, update = await anext(updates)
                 except StopAsyncIteration:
-                    end = writer.last(_usage(generations))
+                    end = writer.last(_usage(answers, writer.n))
                 except Problem as problem:
                     end = writer.failed(problem)
             await exchange.end(end)
@@ -178,9 +212,9 @@ class OpenAIRoutes:
 
     async def _embed(self, exchange: Exchange) -> None:
         engine, calls = self._ready()
-        asked = read_embeddings(await calls.body(exchange.json_body()))
+        texts, asked = read_embeddings(await calls.body(exchange.json_body()))
         self._check_model(asked.model)
-        texts = [asked.input] if isinstance(asked.input, str) else asked.input
+        self._check_room(engine, calls, 1, exchange)
         calls.called += 1
         calls.open_calls += 1
         try:
@@ -188,7 +222,11 @@ class OpenAIRoutes:
         finally:
             calls.open_calls -= 1
         rows = [
-            {"object": "embedding", "index": at, "embedding": _vector(row, asked.encoding_format)}
+            {
+                "object": "embedding",
+                "index": at,
+                "embedding": _vector(row, base64_text=asked.encoding_format == "base64"),
+            }
             for at, row in enumerate(made)
         ]
         used = {"prompt_tokens": counts, "total_tokens": counts}
@@ -196,27 +234,27 @@ class OpenAIRoutes:
         await exchange.answer(200, msgspec.json.encode(answer), JSON)
 
 
-async def _collected(generation: GrowingAnswer) -> tuple[str, str, list[ChosenToken]]:
+async def _collected(answer: GrowingAnswer) -> tuple[str, str, list[ChosenToken]]:
     """The text of a whole answer, why it ended, and its tokens."""
     text, tokens = "", list[ChosenToken]()
     while True:
-        update = await generation.next()
+        update = await answer.next()
         text += update.text
         tokens += update.tokens
         if update.reason is not None:
             return text, update.reason, tokens
 
 
-async def _merged(generations: Sequence[GrowingAnswer]) -> AsyncGenerator[tuple[int, TokenUpdate]]:
+async def _merged(answers: Sequence[GrowingAnswer]) -> AsyncGenerator[tuple[int, TokenUpdate]]:
     """Updates of all answers as they come, each with the number of its answer."""
-    if len(generations) == 1:  # most are: no task is needed
+    if len(answers) == 1:  # most are: no task is needed
         reason = None
         while reason is None:
-            update = await generations[0].next()
+            update = await answers[0].next()
             reason = update.reason
             yield 0, update
         return
-    waits = {asyncio.ensure_future(each.next()): index for index, each in enumerate(generations)}
+    waits = {asyncio.ensure_future(each.next()): index for index, each in enumerate(answers)}
     try:
         while waits:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -224,19 +262,20 @@ async def _merged(generations: Sequence[GrowingAnswer]) -> AsyncGenerator[tuple[
                 index = waits.pop(one)
                 update = one.result()
                 if update.reason is None:
-                    waits[asyncio.ensure_future(generations[index].next())] = index
+                    waits[asyncio.ensure_future(answers[index].next())] = index
                 yield index, update
     finally:
         for one in waits:
             one.cancel()
 
 
-def _usage(generations: Sequence[GrowingAnswer]) -> dict[str, Any]:
-    requests = [each.request for each in generations if each.request is not None]
-    answered = sum(len(each.answered) for each in generations)
-    return usage(sum(each.prompt for each in requests), answered, sum(each.reused for each in requests))
+def _usage(answers: Sequence[GrowingAnswer], n: int) -> dict[str, Any]:
+    """The count of tokens; a prompt with `n` answers counts once."""
+    firsts = [each.request for each in answers[::n] if each.request is not None]
+    answered = sum(each.answer_tokens for each in answers)
+    return usage(sum(each.prompt for each in firsts), answered, sum(each.reused for each in firsts))
 
 
-def _vector(row: np.ndarray, form: str) -> list[float] | str:
+def _vector(row: np.ndarray, *, base64_text: bool) -> list[float] | str:
     values = np.asarray(row, dtype=np.float32)
-    return base64.b64encode(values.tobytes()).decode() if form == "base64" else values.tolist()
+    return base64.b64encode(values.tobytes()).decode() if base64_text else values.tolist()

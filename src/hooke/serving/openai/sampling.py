@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ChosenToken", "TokenChooser", "TokenSampling"]
+__all__ = ["ChosenToken", "LikelyToken", "TokenChooser", "TokenSampling"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +27,25 @@ class TokenSampling:
     """How many likely tokens to tell beside each chosen one; None: no probabilities."""
 
 
+LEAST_LOG = -9999.0
+"""Of a token that cannot come: JSON has no infinity."""
+
+
+class LikelyToken(NamedTuple):
+    """A token with its log probability and its text."""
+
+    token: int
+    logprob: float
+    text: str = ""
+
+
 class ChosenToken(NamedTuple):
-    """A token, its log probability, and the likeliest ones; without probabilities where nobody asked for them."""
+    """A token, its log probability, and the likeliest ones; without probabilities and texts where nobody asked for them."""
 
     token: int
     logprob: float = 0.0
-    likely: tuple[tuple[int, float], ...] = ()
+    text: str = ""
+    likely: tuple[LikelyToken, ...] = ()
 
 
 class TokenChooser:
@@ -42,22 +55,25 @@ class TokenChooser:
         self._sampling = sampling
         self._draw = np.random.default_rng(sampling.seed)
 
-    def choose(self, logits: NDArray[np.floating], before: Sequence[int]) -> ChosenToken:
-        """The next token by its logits (vocabulary,), after those `before` it in the answer.
+    def choose(self, logits: NDArray[np.floating], tokens: Sequence[int], prompt: int) -> ChosenToken:
+        """The next token by its logits (vocabulary,), after `tokens`, of which the first `prompt` are those of the prompt.
 
         Log probabilities are of the model's own logits, as vLLM and OpenAI tell them: before temperature, `top_p` and penalties.
+        Raises ValueError for logits that are not numbers.
         """
         asked = self._sampling
-        token = int(np.argmax(logits)) if self._is_plain else self._drawn(self._bent(logits, before))
+        token = int(np.argmax(logits)) if self._is_plain else self._drawn(self._bent(logits, tokens, prompt))
+        if token >= logits.size or np.isnan(logits[token]):
+            raise ValueError("step returned logits that are not numbers")
         if asked.logprobs is None:
             return ChosenToken(token)
         logs = logits.astype(np.float64)
         logs -= logs.max()
         logs -= np.log(np.exp(logs).sum())
         likely = np.argsort(-logs, kind="stable")[: asked.logprobs]
-        return ChosenToken(
-            token, float(logs[token]), tuple((int(each), float(logs[each])) for each in likely)
-        )
+        logs = np.maximum(logs, LEAST_LOG)
+        told = tuple(LikelyToken(int(each), float(logs[each])) for each in likely)
+        return ChosenToken(token, float(logs[token]), likely=told)
 
     @property
     def _is_plain(self) -> bool:
@@ -65,13 +81,13 @@ class TokenChooser:
         bent = asked.logit_bias or asked.frequency_penalty or asked.presence_penalty
         return not asked.temperature and not bent
 
-    def _bent(self, logits: NDArray[np.floating], before: Sequence[int]) -> NDArray[np.float64]:
+    def _bent(self, logits: NDArray[np.floating], tokens: Sequence[int], prompt: int) -> NDArray[np.float64]:
         """The logits after penalties and biases."""
         asked = self._sampling
         made = logits.astype(np.float64)
-        if before and (asked.frequency_penalty or asked.presence_penalty):
-            tokens, counts = np.unique(np.asarray(before), return_counts=True)
-            made[tokens] -= asked.frequency_penalty * counts + asked.presence_penalty
+        if len(tokens) > prompt and (asked.frequency_penalty or asked.presence_penalty):
+            said, counts = np.unique(np.asarray(tokens[prompt:]), return_counts=True)
+            made[said] -= asked.frequency_penalty * counts + asked.presence_penalty
         for token, bias in asked.logit_bias.items():
             if 0 <= token < made.size:
                 made[token] += bias

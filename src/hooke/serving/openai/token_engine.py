@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import operator
 import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +25,12 @@ from hooke.serving.problems import Problem, problem_of
 __all__ = ["GrowingAnswer", "TokenEngine", "TokenModel", "TokenPiece", "TokenUpdate"]
 
 CONTEXT_EXCEEDED = "context_length_exceeded"
+CONTEXT_TOKENS = 5
+"""Tokens of the prompt with which the first one of an answer is decoded: some begin with a space only behind others."""
+MOST_PARTS = 8
+"""Tokens that may be parts of one letter; after more, they are said as they are."""
+END_S = 1.0
+"""How long the end of the process waits for a step, which may take for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +48,9 @@ class TokenPiece:
 
 
 class TokenModel(Protocol):
-    """What a service with `protocol="openai"` has beside `setup`. All of it is called in one thread.
+    """What a service with `protocol="openai"` has beside `setup`. All of it is called in one thread, which is not that of `setup`.
 
-    `limits` says how much fits, `end` are the tokens that end an answer. With `embed(texts)`, which returns an array (texts, dimensions), it
+    `limits` says how much fits, `end` are the tokens that end an answer. With `vocabulary`, the number of tokens, prompts may be tokens, too. With `embed(texts)`, which returns an array (texts, dimensions), it
     answers `/v1/embeddings`, too.
     """
 
@@ -103,6 +111,11 @@ class GrowingAnswer:
         """Tokens of the answer."""
         return self.tokens[self.prompt_tokens :]
 
+    @property
+    def answer_tokens(self) -> int:
+        """Their number."""
+        return len(self.tokens) - self.prompt_tokens
+
     async def next(self) -> TokenUpdate:
         """The next one. Raises Problem."""
         while not self._updates:
@@ -125,36 +138,42 @@ class GrowingAnswer:
         """Its prompt has these tokens."""
         self.tokens, self.request = list(tokens), request
         self._chooser = TokenChooser(self.sampling)
-        self._from = self._to = len(self.tokens)
+        self._from, self._to = max(len(self.tokens) - CONTEXT_TOKENS, 0), len(self.tokens)
 
-    def add(self, logits: Any, model: TokenModel) -> TokenUpdate:
-        """Choose the next token, and say what that adds to the text."""
+    def add(self, logits: np.ndarray, model: TokenModel) -> TokenUpdate:
+        """Choose the next token, and say what that adds to the text. Raises what `decode` raises, and ValueError for logits that choose none."""
         assert self._chooser is not None
         assert self.request is not None
-        chosen = self._chooser.choose(logits, self.answered)
+        chosen = self._chooser.choose(logits, self.tokens, self.prompt_tokens)
         if chosen.token in model.end:
-            return TokenUpdate(self._rest(), (), "stop")
+            return TokenUpdate(self._rest(model), (), "stop")
         self.tokens.append(chosen.token)
+        if self.sampling.logprobs is not None:
+            likely = tuple(each._replace(text=model.decode([each.token])) for each in chosen.likely)
+            chosen = chosen._replace(text=model.decode([chosen.token]), likely=likely)
         self._text += self._decoded(model)
-        for stop in self.stop:
-            at = self._text.find(stop)
-            if at >= 0:
-                return TokenUpdate(self._text[:at], (chosen,), "stop")
-        if len(self.answered) >= self.request.most:
-            return TokenUpdate(self._rest(), (chosen,), "length")
+        stops = [at for stop in self.stop if (at := self._text.find(stop)) >= 0]
+        if stops:
+            return TokenUpdate(self._text[: min(stops)], (chosen,), "stop")
+        if self.answer_tokens >= self.request.most:
+            return TokenUpdate(self._rest(model), (chosen,), "length")
         held = max((_overlap(self._text, stop) for stop in self.stop), default=0)
         said, self._text = self._text[: len(self._text) - held], self._text[len(self._text) - held :]
         return TokenUpdate(said, (chosen,))
 
-    def _rest(self) -> str:
-        said, self._text = self._text, ""
-        return said
+    def _rest(self, model: TokenModel) -> str:
+        """What was held back, at the end of the answer."""
+        return self._text + self._decoded(model, whole=True)
 
-    def _decoded(self, model: TokenModel) -> str:
-        """The text that the last token adds: nothing while it is a part of a letter. A few tokens before it are decoded with it."""
+    def _decoded(self, model: TokenModel, *, whole: bool = False) -> str:
+        """The text that the last tokens add: nothing while they are a part of a letter, unless it is `whole`.
+
+        Some tokens before them are decoded, too: what a token means may depend on them.
+        """
         before = model.decode(self.tokens[self._from : self._to]) if self._to > self._from else ""
         now = model.decode(self.tokens[self._from :])
-        if len(now) <= len(before) or now.endswith("\ufffd"):
+        partly = now.endswith("\ufffd") and len(self.tokens) - self._to < MOST_PARTS
+        if len(now) <= len(before) or (partly and not whole):
             return ""
         self._from, self._to = self._to, len(self.tokens)
         return now[len(before) :]
@@ -178,54 +197,79 @@ class TokenEngine:
         self.scheduler = TokenScheduler(limits, PagePool(pages, limits.page_tokens))
         self.steps = self.tokens = 0
         """So far: of tokens, those that were chosen."""
+        self.broken: Problem | None = None
+        """Why it computes nothing any more."""
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._changed = threading.Condition()
         self._new: deque[GrowingAnswer] = deque()
         self._gone: deque[GrowingAnswer] = deque()
-        self._texts: deque[tuple[Sequence[str], asyncio.Future[tuple[int, np.ndarray]]]] = deque()
+        self._texts: deque[_Texts] = deque()
         self._closing = False
         self._of: dict[TokenRequest, GrowingAnswer] = {}
         self._thread = threading.Thread(target=self._run, name=f"{name} tokens", daemon=True)
         self._thread.start()
 
-    def submit(self, generation: GrowingAnswer) -> None:
-        """Begin an answer. Raises Problem (429) if too many wait already."""
+    @property
+    def room(self) -> int:
+        """How many more requests may wait."""
+        return self.limits.max_waiting - self.scheduler.waiting - len(self._new) - len(self._texts)
+
+    def submit(self, answers: Sequence[GrowingAnswer]) -> None:
+        """Begin answers. Raises Problem (503) if the engine has ended."""
         with self._changed:
-            if len(self._new) + self.scheduler.waiting >= self.limits.max_waiting:
-                raise _full(self.limits.max_waiting)
-            self._new.append(generation)
+            self._check_alive()
+            self._new.extend(answers)
             self._changed.notify()
 
-    def cancel(self, generation: GrowingAnswer) -> None:
+    def cancel(self, answers: Sequence[GrowingAnswer]) -> None:
         """Nobody wants the rest."""
-        generation.cancelled = True
+        for answer in answers:
+            answer.cancelled = True
         with self._changed:
-            self._gone.append(generation)
+            self._gone.extend(answers)
             self._changed.notify()
 
     async def embed(self, texts: Sequence[str]) -> tuple[int, np.ndarray]:
         """Tokens and vectors (texts, dimensions), computed between two steps. Raises Problem."""
         made: asyncio.Future[tuple[int, np.ndarray]] = self._loop.create_future()
         with self._changed:
-            self._texts.append((texts, made))
+            self._check_alive()
+            self._texts.append(_Texts(texts, made))
             self._changed.notify()
         return await made
 
     def close(self) -> None:
-        """End the thread after its step."""
+        """End the thread after its step; what is not answered fails."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(END_S)
+
+    def _check_alive(self) -> None:
+        if self.broken is not None or self._closing:
+            raise self.broken or _ended(self._name)
+
+    # -- in the thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while self._take():
-            updates = [(self._of.pop(each), _late()) for each in self.scheduler.expired(time.monotonic())]
-            step = self.scheduler.step(time.monotonic())
-            if step.pieces:
-                updates += self._step(step)
-            self._deliver(updates)
+        why: Problem | None = None
+        try:
+            while self._take():
+                updates = [(self._of.pop(each), _late()) for each in self.scheduler.expired(time.monotonic())]
+                step = self.scheduler.step(time.monotonic())
+                if step.pieces:
+                    updates += self._step(step)
+                self._deliver(updates)
+        except BaseException as error:  # noqa: BLE001 - without the thread all requests would wait for ever
+            why = problem_of(error, f"the engine of {self._name}")
+        with self._changed:
+            self.broken = why or _ended(self._name)
+            left = [*self._of.values(), *self._new]
+            texts = list(self._texts)
+        self._deliver([(each, self.broken) for each in left])
+        for each in texts:
+            self._call(_embedded, each.made, self.broken)
 
     def _take(self) -> bool:
         """Wait for something to do, and take in who came and who left; whether to go on."""
@@ -242,17 +286,50 @@ class TokenEngine:
                 self._changed.wait()
             if self._closing:
                 return False
-            new, gone, texts = list(self._new), list(self._gone), list(self._texts)
-            for taken in (self._new, self._gone, self._texts):
-                taken.clear()
-        self._deliver([(each, why) for each in new if (why := self._begin(each)) is not None])
-        for generation in gone:
-            if generation.request is not None:
-                scheduler.cancel(generation.request)
-                self._of.pop(generation.request, None)
-        for some, made in texts:
-            self._loop.call_soon_threadsafe(_embedded, made, self._embed(some))
+            new, gone = list(self._new), list(self._gone)
+            self._new.clear()
+            self._gone.clear()
+            texts = self._texts.popleft() if self._texts else None  # one between two steps
+        for answer in new:
+            if not answer.cancelled and (why := self._begin(answer)) is not None:
+                self._deliver([(answer, why)])
+        for answer in gone:
+            if answer.request is not None:
+                scheduler.cancel(answer.request)
+                self._of.pop(answer.request, None)
+        if texts is not None and not texts.made.done():
+            self._call(_embedded, texts.made, self._embed(texts.texts))
         return True
+
+    def _begin(self, answer: GrowingAnswer) -> Problem | None:
+        """Let it wait for its first step; why not, if it can't."""
+        prompt = answer.prompt
+        is_tokens = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], int)
+        try:
+            given = prompt if is_tokens else self.model.encode(prompt)  # type: ignore[arg-type]
+            tokens = [operator.index(each) for each in given]  # type: ignore[arg-type]
+            names = _names(tokens, self.limits.page_tokens)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the client's answer
+            return problem_of(error, f"{self._name}.encode")
+        room = self.limits.context - len(tokens)
+        most = room if answer.most is None else answer.most
+        request = TokenRequest(
+            prompt=len(tokens),
+            most=max(most, 1),
+            arrived=time.monotonic(),
+            user=answer.user,
+            urgency=answer.urgency,
+            deadline=answer.deadline,
+            names=names,
+        )
+        why = self.scheduler.offer(request)
+        if why == "full":
+            return Problem(429, f"{self.limits.max_waiting} requests are already waiting", retry_after_s=1)
+        if why:
+            return _too_long(len(tokens), answer.most, self.limits.context)
+        answer.began(tokens, request)
+        self._of[request] = answer
+        return None
 
     def _embed(self, texts: Sequence[str]) -> tuple[int, np.ndarray] | Problem:
         try:
@@ -260,64 +337,40 @@ class TokenEngine:
             if made.ndim != 2 or len(made) != len(texts):
                 raise ValueError(f"embed returned an array of shape {made.shape} for {len(texts)} texts")
             return sum(len(self.model.encode(text)) for text in texts), made
-        except Exception as error:  # noqa: BLE001 - the client's answer
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the client's answer
             return problem_of(error, f"{self._name}.embed")
 
-    def _begin(self, generation: GrowingAnswer) -> Problem | None:
-        """Let it wait for its first step; why not, if it can't."""
-        if generation.cancelled:
-            return None
-        prompt = generation.prompt
-        is_tokens = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], int)
-        try:
-            tokens = prompt if is_tokens else self.model.encode(prompt)  # type: ignore[arg-type]
-        except Exception as error:  # noqa: BLE001 - the client's answer
-            return problem_of(error, f"{self._name}.encode")
-        room = self.limits.context - len(tokens)
-        most = room if generation.most is None else generation.most
-        request = TokenRequest(
-            prompt=len(tokens),
-            most=max(most, 1),
-            arrived=time.monotonic(),
-            user=generation.user,
-            urgency=generation.urgency,
-            deadline=generation.deadline,
-            names=_names(tokens, self.limits.page_tokens),  # type: ignore[arg-type]
-        )
-        why = self.scheduler.offer(request)
-        if why:
-            return (
-                _full(self.limits.max_waiting)
-                if why == "full"
-                else _too_long(len(tokens), generation.most, self.limits.context)
-            )
-        generation.began(tokens, request)  # type: ignore[arg-type]
-        self._of[request] = generation
-        return None
-
     def _step(self, step: TokenStep) -> list[tuple[GrowingAnswer, TokenUpdate | Problem]]:
-        """Compute a step. An exception of the model is the answer to all in it."""
+        """Compute a step. An exception of the model is the answer to all in it, one of a text to its own."""
         scheduler = self.scheduler
         givers = [piece.request for piece in step.pieces if piece.gives_token]
         try:
             logits = self._logits(step, len(givers))
-            updates = [
-                (self._of[each], self._of[each].add(row, self.model))
-                for each, row in zip(givers, logits, strict=True)
-            ]
-        except Exception as error:  # noqa: BLE001 - the clients' answer
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the clients' answer
             problem = problem_of(error, f"{self._name}.step")
             failed = [self._of.pop(piece.request) for piece in step.pieces]
             for piece in step.pieces:
                 scheduler.cancel(piece.request)
             scheduler.stepped(step)
             return [(each, problem) for each in failed]
-        last = {each.request for each, update in updates if update.reason is not None and each.request}
-        for request in scheduler.stepped(step, last):
+        updates = [(self._of[each], self._added(each, row)) for each, row in zip(givers, logits, strict=True)]
+        last = [
+            request
+            for request, (_, update) in zip(givers, updates, strict=True)
+            if isinstance(update, TokenUpdate) and update.reason is not None
+        ]
+        for request in [*scheduler.stepped(step, set(last)), *(each for each in givers if each.ended)]:
             self._of.pop(request, None)
         self.steps += 1
         self.tokens += len(givers)
-        return list(updates)
+        return updates
+
+    def _added(self, request: TokenRequest, logits: np.ndarray) -> TokenUpdate | Problem:
+        try:
+            return self._of[request].add(logits, self.model)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the client's answer
+            self.scheduler.cancel(request)
+            return problem_of(error, f"{self._name}.decode")
 
     def _logits(self, step: TokenStep, givers: int) -> np.ndarray:
         pieces = [
@@ -338,7 +391,18 @@ class TokenEngine:
 
     def _deliver(self, updates: Sequence[tuple[GrowingAnswer, TokenUpdate | Problem]]) -> None:
         if updates:
-            self._loop.call_soon_threadsafe(_deliver_all, list(updates))
+            self._call(_deliver_all, list(updates))
+
+    def _call(self, function: Callable[..., None], *given: Any) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits there
+            self._loop.call_soon_threadsafe(function, *given)
+
+
+class _Texts(NamedTuple):
+    """Texts to embed, and who waits for it."""
+
+    texts: Sequence[str]
+    made: asyncio.Future[tuple[int, np.ndarray]]
 
 
 def _deliver_all(updates: list[tuple[GrowingAnswer, TokenUpdate | Problem]]) -> None:
@@ -366,17 +430,17 @@ def _names(tokens: Sequence[int], page_tokens: int) -> tuple[bytes, ...]:
     return tuple(names)
 
 
-def _full(most: int) -> Problem:
-    return Problem(429, f"{most} requests wait already", retry_after_s=1)
-
-
 def _late() -> Problem:
-    return Problem(504, "it has waited as long as a request may, and had not begun", retry_after_s=1)
+    return Problem(504, "the request has waited as long as it may, and did not begin", retry_after_s=1)
+
+
+def _ended(name: str) -> Problem:
+    return Problem(503, f"{name} ended before the answer", retry_after_s=1)
 
 
 def _too_long(prompt: int, most: int | None, context: int) -> Problem:
     if not prompt:
         return Problem(400, "the prompt has no tokens")
-    asked = "" if most is None else f" and an answer of up to {most}"
-    said = f"the prompt has {prompt} tokens{asked}, and this model takes {context} together: send a shorter prompt, or ask for fewer"
+    asked = "" if most is None else f", and up to {most} are asked for"
+    said = f"the prompt has {prompt} tokens{asked}; the model's context is {context} tokens: send a shorter prompt, or ask for fewer"
     return Problem(400, said, reason=CONTEXT_EXCEEDED)
