@@ -189,6 +189,7 @@ class Driver:
         self.configure()
 
     def _volume(self, name, path):
+        """A claim of the namespace on a folder of the node. Volumes are of the whole cluster, so the name of one has the namespace in it."""
         claim = {"namespace": self.namespace, "name": name}
         spec = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
         volume = {"capacity": {"storage": "1Gi"}, "hostPath": {"path": path}, "claimRef": claim}
@@ -196,11 +197,11 @@ class Driver:
             {
                 "apiVersion": "v1",
                 "kind": "PersistentVolume",
-                "metadata": {"name": name},
+                "metadata": {"name": f"{self.namespace}-{name}"},
                 "spec": spec | volume,
             }
         )
-        asked = {"volumeName": name, "resources": {"requests": {"storage": "1Gi"}}}
+        asked = {"volumeName": f"{self.namespace}-{name}", "resources": {"requests": {"storage": "1Gi"}}}
         self.admin.create(
             {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": claim, "spec": spec | asked}
         )
