@@ -13,6 +13,7 @@ from hooke.cli.entry import hooke
 from hooke.cli.screens import CommandSession
 from hooke.exporters.value_text import stored_value
 from hooke.pipeline.references import resolve
+from hooke.processes.devices import Devices
 from hooke.running.single_task import ExecOrder, execute_task
 
 JOB = """
@@ -186,8 +187,9 @@ def test_an_item_that_may_fail_has_all_its_tries_and_is_left_out_of_lists(worksh
     assert done(workshop, "listed", values="[1]", more="hooke:failed").reference == "hooke:failed"
     assert item(workshop, "listed", values="[1]", more="'hooke:failed'").failure is None
     assert done(workshop, "", value="hooke:failed").reference == "hooke:failed"
-    with pytest.raises(UsageError, match="an item that failed has no items"):
-        done(workshop, "", value="hooke:failed", listed=True)
+    for task in ("", "listed"):
+        with pytest.raises(UsageError, match="an item that failed has no items"):
+            done(workshop, task, **{"values" if task else "value": "hooke:failed"}, listed=True)
     with pytest.raises(UsageError, match="an item of a list, and nothing else"):
         done(workshop, "listed", values="{'a': 'hooke:failed'}")
 
@@ -199,6 +201,10 @@ def test_what_is_not_the_items_own_fails_it(workshop):
     told = run_command(f"{workshop.file.name}:for_good", "--in", "x=1", "--on-error", "continue")
     assert (told.return_value, told.stdout) == (0, "hooke:failed\n")
     assert "Permanent: no use" in told.stderr and "hooke show" not in told.stderr
+    listed = run_command(
+        f"{workshop.file.name}:raises", "--in", "x=1", "--on-error", "continue", "--items", "-"
+    )
+    assert "the task may fail" in str(listed.exception) and not Path("raised").exists()
 
 
 def test_files_that_change_count_as_in_a_run(shop):
@@ -248,6 +254,36 @@ def test_two_at_once_compute_it_once(shop):
     for each in others:
         each.join()
     assert found[0] == found[1] and ran() == ["numbers"]
+
+
+GPUS = """
+    import os
+    from hooke import task
+
+    @task(gpus=1)
+    def one(x):
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    @task(gpus=1, gang=2, results="all")
+    def both(x):
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    @task(gpus=1)
+    def here(x):
+        return os.environ.get("CUDA_VISIBLE_DEVICES")
+"""
+
+
+def test_processes_of_its_own_see_the_gpus_that_the_task_asks_for(workshop, monkeypatch):
+    workshop.write(GPUS)
+    monkeypatch.setattr("hooke.engines.worker.pool.devices_of_this_machine", lambda: Devices(("7", "8")))
+    assert value(workshop, item(workshop, "one", x="1").reference) == "7"
+    assert value(workshop, done(workshop, "both", x="1").reference) == ["7,8"] * 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    assert value(workshop, done(workshop, "here", x="1").reference) == "5", "the caller's"
+    monkeypatch.setattr("hooke.engines.worker.pool.devices_of_this_machine", lambda: Devices(()))
+    with pytest.raises(TaskFailed, match="asks for 1 gpus, and this machine has none"):
+        item(workshop, "one", x="2")
 
 
 @pytest.mark.parametrize(

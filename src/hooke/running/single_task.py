@@ -71,15 +71,23 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
 def execute_task(order: ExecOrder, project: Project | None = None) -> Executed:
     """Run the task, or find its stored result. By default the project is that of the file.
 
-    Raises UsageError for a target or inputs that do not fit, MissingObject for a reference that the store lacks, TaskFailed as a run
+    Raises UsageError for a target or inputs that do not fit, and where a list is wanted of what may fail; MissingObject for a reference that the store lacks, TaskFailed as a run
     does, StoreFull. With `on_error="continue"` a failure that is the item's own is told instead of raised.
     """
+    if order.listed and order.on_error == "continue":
+        raise UsageError(
+            "the items of a result are wanted, and the task may fail",
+            why="a failed task has no items",
+            fix="leave out --items or --on-error",
+        )
     task, path = _loaded(order.target)
     project = project or Project.find(path)
     if task is None and str(project.root) not in sys.path:
         sys.path.append(str(project.root))  # stored values may be of classes in the project's modules
     values = {name: _read(name, text) for name, text in order.inputs.items()}
-    if any(value is FAILED for value in values.values()) and not order.listed:
+    if any(value is FAILED for value in values.values()):
+        if order.listed:
+            raise UsageError("an item that failed has no items", fix="give the reference of a list")
         return Executed(reference=FAILED_TEXT)
     project.create()
     store = project.store()
@@ -161,9 +169,11 @@ class _Execution(msgspec.Struct):
 
     def _run(self, graph: Graph, keys: GraphKeys, folder: Path) -> Ref | TaskFailed:
         asked, clock = self.task.resources, SystemClock()
+        place = self._place()
         plan = NodePlan(
             cpus=asked.cpus,
             memory=asked.memory,
+            gpus=0.0 if place.engine == "serial" else asked.gpus,  # this process sees those of the caller
             retries=asked.retries if self._may_fail else 0,
             timeout_s=asked.timeout_s if self._may_fail else None,
             ranks=asked.gang,
@@ -178,7 +188,7 @@ class _Execution(msgspec.Struct):
             clock=clock,
             root=self.project.root,
         )
-        engine = open_engine(self._place(), context)
+        engine = open_engine(place, context)
         with (
             contextlib.closing(engine),
             Journal.create(folder, DRIVER, durable="none", clock=clock) as journal,
@@ -235,8 +245,6 @@ def _carried(project: Project, store: Store, values: Mapping[str, Any]) -> Ref:
             fix="write --in value=...",
         )
     (value,) = values.values()
-    if value is FAILED:
-        raise UsageError("an item that failed has no items", fix="give the reference of a list")
     if isinstance(value, StoredValue) and not value.path and all(store.keep([value.ref])):
         return value.ref
     with files_loaded(project.root) as files:
