@@ -140,13 +140,17 @@ def test_without_hooke_a_list_needs_no_step():
 
 
 def test_names_are_identifiers_that_files_do_not_use_themselves():
-    renamed = [task(name=name)(lambda: 1) for name in ("task", "a-b", "a.b", "import", "sum")]
+    renamed = [
+        task(name=name)(lambda: 1) for name in ("task", "a-b", "a.b", "import", "sum", "_hooke", "_text")
+    ]
 
     def body():
         return [each() for each in renamed]
 
     plan, _ = plan_of_graph(trace(named(body)), file=HERE, root=ROOT)
-    assert [step.name for step in plan.steps] == ["task_", "a_b", "a_b_2", "import_", "sum_", "result"]
+    assert [step.name for step in plan.steps] == [
+        *("task_", "a_b", "a_b_2", "import_", "sum_", "_hooke_", "_text_", "result")
+    ]
 
 
 @st.composite
@@ -404,6 +408,7 @@ CLAIM = {
     "containers": [{"name": "worker", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
 }
 OWN = CLAIM | {"volumes": [{"name": "data", "emptyDir": {}}]}
+NODES = CLAIM | {"volumes": [{"name": "data", "hostPath": {"path": "/data"}}]}
 MISSING = CLAIM | {"volumes": []}
 
 
@@ -438,6 +443,7 @@ def test_pods_have_the_image_and_the_namespace_and_the_template_of_a_place():
             "a volume that the place's pod_template mounts at /data/store",
         ),
         ("/data/store", {"pod_template": {"spec": MISSING}}, "a folder /data/store of its own"),
+        ("/data/store", {"pod_template": {"spec": NODES}}, "a folder /data/store of its own"),
         ("/data/store", {"pod_template": {"spec": CLAIM}}, ""),
         ("file:///data/store", {"pod_template": {"spec": CLAIM}}, ""),
         ("data", {"pod_template": {"spec": CLAIM}}, "a folder /app/data of its own"),
@@ -455,11 +461,108 @@ def test_a_store_that_pods_do_not_share_is_refused(store, place, said, target):
     assert (claims[target] in text) == ("s3" not in store)
 
 
+def test_a_place_of_whole_nodes_is_refused():
+    project = placed("s3://a/b", one={"image": "a:1", "instance": "m5.xlarge"})
+    said = refused(lambda: double(1), "airflow_pods", project=project)
+    assert 'nodes = "node.kubernetes.io/instance-type=m5.xlarge"' in said
+
+
+SAID = {
+    "metadata": {"labels": {"team": "a"}, "annotations": {"note": "b"}},
+    "spec": {
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [{"key": "gpu", "operator": "Exists", "tolerationSeconds": 9}],
+        "imagePullSecrets": [{"name": "registry"}],
+        "containers": [
+            {
+                "name": "worker",
+                "imagePullPolicy": "Always",
+                "env": [
+                    {"name": "HOME", "value": "/home"},
+                    {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "map", "key": "a"}}},
+                    {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                    {
+                        "name": "C",
+                        "valueFrom": {"secretKeyRef": {"name": "s", "key": "c", "optional": True}},
+                    },
+                ],
+                "volumeMounts": [
+                    {"name": "claim", "mountPath": "/claim", "subPath": "part", "readOnly": False},
+                    {"name": "keys", "mountPath": "/keys", "readOnly": True},
+                    {"name": "words", "mountPath": "/words"},
+                    {"name": "fast", "mountPath": "/fast"},
+                ],
+            }
+        ],
+        "volumes": [
+            {"name": "claim", "persistentVolumeClaim": {"claimName": "results"}},
+            {"name": "keys", "secret": {"secretName": "keys"}},
+            {"name": "words", "configMap": {"name": "words", "optional": True}},
+            {"name": "fast", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+        ],
+    },
+}
+"""What a place says of its pods that a package of KFP can say, too."""
+PLACED = """
+    task.set_env_variable('HOME', '/home')
+    kubernetes.use_config_map_as_env(task, config_map_name='map', config_map_key_to_env={'a': 'A'})
+    kubernetes.use_field_path_as_env(task, env_name='B', field_path='metadata.name')
+    kubernetes.use_secret_as_env(task, secret_name='s', secret_key_to_env={'c': 'C'}, optional=True)
+    kubernetes.empty_dir_mount(task, volume_name='hooke-home', mount_path='/app/.hooke')
+    kubernetes.mount_pvc(task, pvc_name='results', mount_path='/claim', sub_path='part')
+    kubernetes.use_secret_as_volume(task, secret_name='keys', mount_path='/keys')
+    kubernetes.use_config_map_as_volume(task, config_map_name='words', mount_path='/words', optional=True)
+    kubernetes.empty_dir_mount(
+        task, volume_name='fast', mount_path='/fast', medium='Memory', size_limit='1Gi'
+    )
+    kubernetes.set_image_pull_policy(task, policy='Always')
+    kubernetes.add_pod_label(task, label_key='team', label_value='a')
+    kubernetes.add_pod_annotation(task, annotation_key='note', annotation_value='b')
+    kubernetes.add_node_selector(task, label_key='disk', label_value='ssd')
+    kubernetes.add_toleration(task, key='gpu', operator='Exists', toleration_seconds=9)
+    kubernetes.set_image_pull_secrets(task, secret_names=['registry'])
+"""
+
+
+def test_a_package_of_kubeflow_has_what_it_can_say_of_a_places_pods():
+    project = placed("s3://a/b", one={"image": "a:1", "pod_template": SAID})
+    text = exported(lambda: double(1), "kubeflow", project=project)
+    said = text.partition('task.set_cpu_request("1")')[2].partition("    return task")[0]
+    assert "".join(said.split()).replace(",)", ")") == "".join(PLACED.split())
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ({"env": [{"name": "A", "valueFrom": {"resourceFieldRef": {}}}]}, "valueFrom of the variable A"),
+        ({"envFrom": [{"secretRef": {"name": "a"}}]}, "envFrom of the container"),
+        ({"resources": {"limits": {"cpu": "2"}}}, "resources of the container"),
+        ({"securityContext": {"runAsUser": 5}}, "securityContext of the container"),
+        ({"name": "proxy"}, "the container proxy"),
+        ({"volumeMounts": [{"name": "tmp", "mountPath": "/tmp", "subPath": "a"}]}, "the volume tmp at /tmp"),
+        ({"volumeMounts": [{"name": "data", "mountPath": "/data"}]}, "the volume data at /data"),
+        (("spec", {"initContainers": [{"name": "first"}]}), "the container first"),
+        (("spec", {"serviceAccountName": "a"}), "serviceAccountName"),
+        (("spec", {"securityContext": {"fsGroup": 5}}), "securityContext"),
+        (("spec", {"priorityClassName": "a"}), "priorityClassName"),
+        (("metadata", {"finalizers": ["a"]}), "finalizers of metadata"),
+    ],
+)
+def test_what_kubeflow_cannot_say_of_a_places_pods_is_refused(template, said):
+    if isinstance(template, dict):
+        template = ("spec", {"containers": [{"name": "worker"} | template]})
+    project = placed("s3://a/b", one={"image": "a:1", "pod_template": dict([template])})
+    exported(lambda: double(1), "airflow_pods", project=project)
+    assert f"pod_template: {said}: a package of KFP cannot say it" in refused(
+        lambda: double(1), "kubeflow", project=project
+    )
+
+
 def test_a_volume_that_kubeflow_cannot_mount_is_refused():
     server = CLAIM | {"volumes": [{"name": "data", "nfs": {"server": "a", "path": "/b"}}]}
     project = placed("/data", one={"image": "a:1", "pod_template": {"spec": server}})
     assert "nfs" in exported(lambda: double(1), "airflow_pods", project=project)
-    assert "the volume data at /data: KFP mounts claims" in refused(
+    assert "the volume data at /data: a package of KFP cannot say it" in refused(
         lambda: double(1), "kubeflow", project=project
     )
 

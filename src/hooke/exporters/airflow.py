@@ -250,7 +250,7 @@ def _text(value):
 POD_OR_FAILED = '''
 
 def hooke_or_failed(target, /, **inputs):
-    """As hooke(), with the task's own retries and timeout. Of an item that fails, the XCom is hooke:failed, and lists lack it."""
+    """As hooke(), with the task's own retries and timeout. If the item fails, the XCom is hooke:failed, and later tasks leave it out of their lists."""
     return _hooke(target, "--out", inputs, "--on-error", "continue")
 '''
 
@@ -280,7 +280,7 @@ def _pod_head(plan: ExportPlan, own: list[str], functions: str) -> str:
             *imports,
             f"\nIMAGE = {quoted(plan.image)}",
             f"POD = {laid_out(dict(plan.pod))}",
-            f"# Of the container that holds an XCom until Airflow has read it: its image is one of root's.\nSIDECAR = {laid_out(sidecar)}\n",
+            f"# For the sidecar container, which keeps the XCom until Airflow reads it. Its image runs as root unless told otherwise.\nSIDECAR = {laid_out(sidecar)}\n",
             *([CODE_CLASS] if needs_code(functions) else []),
             helpers.replace("FILE", plan.file),
         ]
@@ -503,15 +503,15 @@ class _PodStep(_StepSource):
 
 
 def _resources(step: Step) -> list[str]:
-    """What a step asks for, if that is more than one cpu: all ranks of a gang are in its pod."""
+    """What a step asks for, if that is not just the one cpu that all pods have: all ranks of a gang are in its pod."""
     limits: dict[str, str] = {}
     if step.memory is not None:
         limits["memory"] = _binary(step.memory * step.processes)
     if step.gpus:
         limits["nvidia.com/gpu"] = str(int(step.gpus) * step.processes)
     cpus = step.cpus * step.processes
-    requests = ({"cpu": f"{cpus:g}"} if cpus != 1 else {}) | limits
-    if not requests:
+    requests = {"cpu": f"{cpus:g}"} | limits
+    if requests == {"cpu": "1"}:
         return []
     shown = [f"requests={requests!r}", *([f"limits={limits!r}"] if limits else [])]
     return [joined_call("container_resources=k8s.V1ResourceRequirements", shown, indent=4)]

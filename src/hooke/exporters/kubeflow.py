@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hooke.exporters.plan import ExportPlan, Refusal, Step, StepResult
+from hooke.exporters.pod_settings import plain_pod
 from hooke.exporters.source import CODE as CODE_CLASS
 from hooke.exporters.source import Writer, joined_call, needs_code, said_by
 from hooke.exporters.targets import Abilities, ExportTarget
@@ -34,15 +35,7 @@ def _able(_plan: ExportPlan) -> Abilities:
 
 
 def _refusals(plan: ExportPlan) -> list[Refusal]:
-    found = [
-        Refusal(
-            what=f"the volume {each['name']} at {each['mountPath']}",
-            why="KFP mounts claims, and folders of a pod's own",
-            fix="a volume with persistentVolumeClaim in the place's pod_template",
-        )
-        for each, volume in _mounted(plan)
-        if not {"persistentVolumeClaim", "emptyDir"} & volume.keys()
-    ]
+    found = [each for each in _of_pods(plan) if isinstance(each, Refusal)]
     return found + [
         Refusal(
             what=f"{step.name}: it is mapped over several lists, of which one exists only at run time",
@@ -145,6 +138,7 @@ class Result(str):
 def placed(task):
     """The task with what all pods have."""
     task.set_caching_options(False)  # Hooke's own cache decides
+    task.set_cpu_request("1")
 PLACED    return task
 
 
@@ -299,45 +293,126 @@ def _end(plan: ExportPlan, writer: _PackageWriter) -> tuple[str, str]:
     return " -> str", f"    return {last.name}.output\n"
 
 
+# --- What all pods have.
+
+
 def _placed(plan: ExportPlan) -> str:
-    """What KFP can say of the pods: variables, secrets, claims and folders of their own. Its cluster decides the rest."""
-    lines = [line for each in plan.pod["spec"]["containers"][0]["env"] for line in _variable(each)]
-    lines += [line for each, volume in _mounted(plan) for line in _mount(each, volume)]
-    return "".join(f"    {line}\n" for line in lines)
+    return "".join(f"    {line}\n" for line in _of_pods(plan) if isinstance(line, str))
 
 
-def _mounted(plan: ExportPlan) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """What the pods mount, and each one's volume."""
-    spec = plan.pod["spec"]
-    volumes = {each["name"]: each for each in spec["volumes"]}
-    for each in spec["containers"][0]["volumeMounts"]:
-        yield each, volumes.get(each["name"], {})
+def _of_pods(plan: ExportPlan) -> Iterator[str | Refusal]:
+    """The lines of `placed`, and what the place says that KFP cannot say. What it leaves as Hooke has it is up to KFP's cluster."""
+    own, spec = plain_pod()["spec"], plan.pod["spec"]
+    [own_container], [container, *others] = own["containers"], spec["containers"]
+    yield from _of_container(container, own_container, {each["name"]: each for each in spec["volumes"]})
+    for each in (*others, *spec.get("initContainers", ())):
+        yield _unsaid(f"the container {each['name']}")
+    for key, value in plan.pod.get("metadata", {}).items():
+        yield from _about(key, value)
+    for key, value in spec.items():
+        if key not in ("containers", "initContainers", "volumes") and value != own.get(key):
+            yield from _scheduled(key, value)
 
 
-def _variable(given: Mapping[str, Any]) -> Iterator[str]:
-    secret = given.get("valueFrom", {}).get("secretKeyRef")
-    if secret:
-        parts = [
-            f"secret_name={secret['name']!r}",
-            f"secret_key_to_env={{{secret['key']!r}: {given['name']!r}}}",
-        ]
-        yield joined_call("kubernetes.use_secret_as_env", ["task", *parts], indent=4)
-    elif "value" in given and given["name"] != "HOME":  # which the image has
-        yield joined_call("task.set_env_variable", [repr(given["name"]), repr(given["value"])], indent=4)
+def _of_container(
+    container: Mapping[str, Any], own: Mapping[str, Any], volumes: Mapping[str, Any]
+) -> Iterator[str | Refusal]:
+    for each in container["env"]:
+        if each not in own["env"]:
+            yield _variable(each)
+    for each in container["volumeMounts"]:
+        yield from _mount(each, volumes.get(each["name"], {}))
+    for key, value in container.items():
+        if key == "imagePullPolicy":
+            yield _said("set_image_pull_policy", policy=value)
+        elif key not in ("env", "name", "volumeMounts") and value != own.get(key):
+            yield _unsaid(f"{key} of the container")
 
 
-def _mount(given: Mapping[str, Any], volume: Mapping[str, Any]) -> Iterator[str]:
-    at = [
-        f"mount_path={given['mountPath']!r}",
-        *([f"sub_path={given['subPath']!r}"] if "subPath" in given else []),
-    ]
-    if "persistentVolumeClaim" in volume:
-        claim = volume["persistentVolumeClaim"]["claimName"]
-        yield joined_call("kubernetes.mount_pvc", ["task", f"pvc_name={claim!r}", *at], indent=4)
-    elif "emptyDir" in volume and given["name"] != "tmp":  # which is writable here
-        yield joined_call(
-            "kubernetes.empty_dir_mount", ["task", f"volume_name={given['name']!r}", *at], indent=4
-        )
+def _said(function: str, **options: Any) -> str:
+    """A call of kfp-kubernetes."""
+    given = [f"{name}={value!r}" for name, value in options.items()]
+    return joined_call(f"kubernetes.{function}", ["task", *given], indent=4)
+
+
+def _unsaid(what: str, fix: str = "") -> Refusal:
+    return Refusal(
+        what=f"pod_template: {what}",
+        why="a package of KFP cannot say it",
+        fix=fix or "leave it out, or describe these pods by another place and name that with --place",
+    )
+
+
+def _variable(given: Mapping[str, Any]) -> str | Refusal:
+    name, source = given["name"], given.get("valueFrom", {})
+    match source:
+        case {"secretKeyRef": {"name": secret, "key": key, **more}}:
+            return _said("use_secret_as_env", secret_name=secret, secret_key_to_env={key: name}, **more)
+        case {"configMapKeyRef": {"name": found, "key": key, **more}}:
+            return _said(
+                "use_config_map_as_env", config_map_name=found, config_map_key_to_env={key: name}, **more
+            )
+        case {"fieldRef": {"fieldPath": path}}:
+            return _said("use_field_path_as_env", env_name=name, field_path=path)
+    if source:
+        return _unsaid(f"valueFrom of the variable {name}")
+    parts = [repr(name), repr(given.get("value", ""))]
+    return joined_call("task.set_env_variable", parts, indent=4)
+
+
+def _mount(given: Mapping[str, Any], volume: Mapping[str, Any]) -> Iterator[str | Refusal]:
+    """The mount of a volume; one that is read only is one to write to, as KFP mounts all claims."""
+    at = {"mount_path": given["mountPath"]}
+    more = given.keys() - {"mountPath", "name", "readOnly"}
+    kind = {name: each for name, each in volume.items() if name != "name"}
+    match kind:
+        case {"persistentVolumeClaim": {"claimName": claim}} if more <= {"subPath"}:
+            part = {"sub_path": given["subPath"]} if more else {}
+            yield _said("mount_pvc", pvc_name=claim, **at, **part)
+        case {"emptyDir": {**limits}} if not more and limits.keys() <= {"medium", "sizeLimit"}:
+            names = {"medium": "medium", "sizeLimit": "size_limit"}
+            if given["name"] != "tmp" or limits:  # which is writable here
+                found = {names[name]: each for name, each in limits.items()}
+                yield _said("empty_dir_mount", volume_name=given["name"], **at, **found)
+        case {"secret": {"secretName": name, **rest}} if not more and rest.keys() <= {"optional"}:
+            yield _said("use_secret_as_volume", secret_name=name, **at, **rest)
+        case {"configMap": {"name": name, **rest}} if not more and rest.keys() <= {"optional"}:
+            yield _said("use_config_map_as_volume", config_map_name=name, **at, **rest)
+        case _:
+            yield _unsaid(
+                f"the volume {given['name']} at {given['mountPath']}",
+                "a whole claim or a part of one (subPath), an empty folder, or a whole Secret or ConfigMap",
+            )
+
+
+def _about(key: str, value: Any) -> Iterator[str | Refusal]:
+    """Of the pod's metadata."""
+    if key in ("annotations", "labels"):
+        kind = key.removesuffix("s")
+        for name, each in value.items():
+            yield _said(f"add_pod_{kind}", **{f"{kind}_key": name, f"{kind}_value": each})
+    else:
+        yield _unsaid(f"{key} of metadata")
+
+
+def _scheduled(key: str, value: Any) -> Iterator[str | Refusal]:
+    """Of the pod's spec: which nodes it may be on, and who pulls its image."""
+    if key == "nodeSelector":
+        for name, each in value.items():
+            yield _said("add_node_selector", label_key=name, label_value=each)
+    elif key == "tolerations":
+        for each in value:
+            found = {
+                ("toleration_seconds" if name == "tolerationSeconds" else name): at
+                for name, at in each.items()
+            }
+            yield _said("add_toleration", **found)
+    elif key == "imagePullSecrets":
+        yield _said("set_image_pull_secrets", secret_names=[each["name"] for each in value])
+    elif key == "serviceAccountName":
+        yield _unsaid(key, "leave it out: in KFP, whoever starts a run chooses its service account")
+    else:
+        yield _unsaid(key)
 
 
 TARGET = ExportTarget(title="Kubeflow Pipelines", able=_able, write=_write, refusals=_refusals, pods="always")

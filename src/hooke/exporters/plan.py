@@ -174,7 +174,7 @@ class ExportPlan(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = ""
     """Where the pods run; empty for where the scheduler runs them by default."""
     pod: Mapping[str, Any] = {}
-    """Of steps that are pods: the manifest without command, image and resources, as `hooke.exporters.pod_settings` makes it."""
+    """Of steps that are pods: the manifest without command and image, as `hooke.exporters.pod_settings` makes it."""
     schedule: str = ""
     """Five fields of cron; empty for a pipeline that is started by hand."""
     root: Path = Path()
@@ -223,6 +223,10 @@ RESERVED = frozenset(dir(builtins)) | frozenset(
         "Path",
         "SIDECAR",
         "Secret",
+        "UTC",
+        "Variable",
+        "_hooke",
+        "_text",
         "airflow",
         "dag",
         "datetime",

@@ -20,11 +20,19 @@ from hooke.exporters.plan import ExportPlan, Refusal, Secret
 from hooke.images.contents import CODE
 from hooke.kubernetes.client import Manifest
 from hooke.kubernetes.driver_job import PLACE_OPTIONS, home_mount, home_volume
-from hooke.kubernetes.pods import RELEASE_GRACE_S, WORKER, PodOptions, merged, worker_pod
+from hooke.kubernetes.pods import INSTANCE_LABEL, RELEASE_GRACE_S, WORKER, PodOptions, merged, worker_pod
 from hooke.project.folder import Project
 from hooke.project.settings import FILE
 
-__all__ = ["BASE", "PodSettings", "options_of_place", "pod_settings", "refused_as_pods", "store_refusal"]
+__all__ = [
+    "BASE",
+    "PodSettings",
+    "options_of_place",
+    "plain_pod",
+    "pod_settings",
+    "refused_as_pods",
+    "store_refusal",
+]
 
 BASE = "base"
 """The name of the container that works, as Airflow's operator and Kubernetes' own examples have it."""
@@ -32,7 +40,7 @@ PROJECT = f"/{CODE}"
 """Where the image has the project."""
 STORE = ".hooke/store"
 """Where a project has its store by default."""
-_OWN = ("configMap", "downwardAPI", "emptyDir", "ephemeral", "secret")
+_OWN = ("configMap", "downwardAPI", "emptyDir", "ephemeral", "hostPath", "image", "projected", "secret")
 """Kinds of volumes that pods do not share, or cannot write to."""
 
 
@@ -42,7 +50,7 @@ class PodSettings(msgspec.Struct, frozen=True, kw_only=True):
     image: str = ""
     namespace: str = ""
     manifest: Manifest
-    """Of a pod without command, image and resources; its first container is BASE."""
+    """Of a pod without command and image; its first container is BASE, and has the resources of a task that says nothing of them."""
 
 
 def options_of_place(project: Project, place: str) -> Mapping[str, Any]:
@@ -69,7 +77,7 @@ def pod_settings(
 ) -> PodSettings:
     """Those of the place, by default the only one of the engine `kubernetes`, if there is one. `image` overrides the place's.
 
-    Raises UsageError for a place that does not exist or is not valid, and where there are several.
+    Raises UsageError for a place that does not exist, is not valid or has whole nodes, and where there are several.
     """
     places = _places(project)
     if not place and len(places) > 1:
@@ -81,8 +89,19 @@ def pod_settings(
     options = dict(options_of_place(project, place) if place else next(iter(places.values()), {}))
     image = image or str(options.get("image") or "")
     parsed = PodOptions.parse(options | {"image": image or "none"}, more=PLACE_OPTIONS)
+    if parsed.instance:
+        raise UsageError(
+            f"a place with instance = {parsed.instance!r} gives each of its pods a node",
+            why="an exported task is a pod that asks for what it needs, so several share a node",
+            fix=f'another place, with nodes = "{INSTANCE_LABEL}={parsed.instance}" instead, and --place',
+        )
     made = _manifest(parsed, home=str(options.get("home") or ""), secrets=secrets)
     return PodSettings(image=image, namespace=parsed.namespace, manifest=made)
+
+
+def plain_pod() -> Manifest:
+    """The manifest for a place that says nothing of its pods."""
+    return _manifest(PodOptions(image="none"), home="", secrets=())
 
 
 def _manifest(options: PodOptions, *, home: str, secrets: Sequence[Secret]) -> Manifest:
@@ -90,8 +109,9 @@ def _manifest(options: PodOptions, *, home: str, secrets: Sequence[Secret]) -> M
     pod = worker_pod([], replace(options, pod_template={}))
     spec = pod["spec"]
     [container] = spec["containers"]
-    for name in ("command", "image", "resources"):
+    for name in ("command", "image"):
         del container[name]
+    container["resources"] = {"requests": {"cpu": "1"}}  # as a task has by default
     del spec["restartPolicy"]
     spec["terminationGracePeriodSeconds"] = int(RELEASE_GRACE_S)
     # Tasks write files to the project's folder, where the image's user may.

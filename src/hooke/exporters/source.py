@@ -259,7 +259,7 @@ def _hooke(target, wanted, inputs, timeout=None):
 
 OR_FAILED = '''
 def hooke_or_failed(target, /, **inputs):
-    """As hooke(), with the task's own retries and timeout. Of an item that fails, it is hooke:failed, and lists lack it."""
+    """As hooke(), with the task's own retries and timeout. If the item fails, the result is hooke:failed, and later tasks leave it out of their lists."""
     return _hooke(target, "--out", inputs, None, "--on-error", "continue")
 '''
 

@@ -16,6 +16,7 @@ __all__ = [
     "COMPONENT",
     "DELETED",
     "DRIVER_LABEL",
+    "INSTANCE_LABEL",
     "MANAGED",
     "RELEASE_GRACE_S",
     "RIGHTS_FIX",

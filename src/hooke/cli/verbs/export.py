@@ -41,7 +41,9 @@ __all__ = ["execute", "export"]
     "--plain", is_flag=True, help="Call the functions themselves: the file needs no Hooke when it runs."
 )
 @click.option(
-    "--pods", is_flag=True, help="Run each task as a pod of a Kubernetes cluster, where the target can."
+    "--pods",
+    is_flag=True,
+    help="Airflow: run each task as a pod of a Kubernetes cluster. Kubeflow: container components instead of lightweight ones.",
 )
 @click.option(
     "--place",
@@ -160,7 +162,7 @@ def _secret(text: str) -> Secret:
     type=click.Choice(["raise", "continue"]),
     default="raise",
     show_default=True,
-    help="continue: of an item that fails, the reference is hooke:failed.",
+    help="continue: if the item fails, the result is hooke:failed, and later tasks leave it out of their lists.",
 )
 @project_option
 @click.pass_obj
@@ -181,7 +183,8 @@ def execute(  # noqa: PLR0913 - one parameter for each option of the command
     result. What the task prints goes to stderr. Retries and timeouts are the caller's. Exit codes: 0 stored; 1 the task failed; 2 wrong usage.
 
     With --on-error continue, as in a map that has it, the task's own retries and timeout count. If the last try fails, the error goes to stderr,
-    the reference is hooke:failed, and the exit code 0. Lists of inputs lack such items, and a task with one as an input is not run: it is left out, too.
+    the result is hooke:failed, and the exit code 0. Later tasks leave such items out of their lists. A task with one as an input does not run, and
+    its result is hooke:failed, too. --items is refused, as such a task may have no list.
     """
     from hooke.running.single_task import ExecOrder, execute_task
 
