@@ -13,6 +13,8 @@ from tests.cli.conftest import Desk, plain
 from tests.cli.jobs import ARITHMETIC, SLOW
 from tests.cli.test_live_table import terminal
 
+from hooke import runs
+from hooke.base.errors import UsageError
 from hooke.base.files import FileLock
 from hooke.journal.run_view import view_of
 
@@ -117,6 +119,8 @@ def test_attach_refuses_what_has_no_tasks(desk):
     done = desk.hooke("attach")
     assert done.code == 2
     assert "is the run of a script" in done.err
+    with pytest.raises(UsageError, match="is the run of a script"):
+        runs(project=desk.folder)[0].follow()
 
 
 class TestLabels:

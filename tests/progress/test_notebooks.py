@@ -107,6 +107,7 @@ CELLS = {
         hooke.follow()
     """,
     "on": "before = runs('elsewhere')[0].status; pathlib.Path('go').touch(); before, hooke.follow(progress='none').status, driver.wait()",
+    "failed": "hooke.follow(runs('inverses')[0].id)",
 }
 
 
@@ -224,6 +225,13 @@ def test_a_run_of_another_process_is_followed_in_one_table(notebook):
     assert ">wait</td>" in table.data["text/html"]
     assert ">x</td>" in run.data["text/html"]
     assert value(notebook, "ended")["text/plain"] == "(0, 'finished')"
+
+
+def test_a_followed_run_that_failed_shows_its_error_below_its_table(notebook):
+    table, run = outputs(notebook, "failed")
+    assert ">inverse</td>" in table.data["text/html"]
+    assert "ZeroDivisionError: division by zero" in run.data["text/html"]
+    assert ">inverse</td>" not in run.data["text/html"]
 
 
 def test_an_interrupt_ends_the_following_and_not_the_run(notebook):

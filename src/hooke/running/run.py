@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from hooke.base.errors import HookeError, RunStopped, TaskFailed, UsageError
 from hooke.base.files import write_atomic
-from hooke.base.formats import did_you_mean, first_line, text_of
+from hooke.base.formats import did_you_mean, first_line, preformatted, text_of
 from hooke.base.table import TableDict, TableKind, TableList, fields_by_name
 from hooke.base.user_code import cell_number
 from hooke.fleets.elastic import parse_wanted
@@ -49,7 +49,7 @@ from hooke.tracking.logged_values import (
 if TYPE_CHECKING:
     from hooke.charts.curve_chart import Curve
 
-__all__ = ["Run", "follow", "run", "run_async", "watch_run"]
+__all__ = ["Run", "check_followed", "follow", "run", "run_async", "watch_run"]
 
 _log = logging.getLogger("hooke")
 
@@ -260,12 +260,22 @@ def follow(run: Run | str = "", *, progress: str = "auto") -> Run:
     `progress` is that of `run`, but a table shows at once. A run that has ended shows its final table. Ctrl-C, or interrupting the
     kernel, ends this call with KeyboardInterrupt, and not the run. A failure of the run is not raised: the `Run` that is returned has it.
 
-    Raises UsageError for an unknown run, for one in a Kubernetes cluster, and without an id if several are running.
+    Raises UsageError for an unknown run, for one in a Kubernetes cluster or without tasks, as that of a service, and without an id if
+    several are running.
     """
     if not isinstance(run, Run):
         project = Project.find(start_of())
         run = Run(project, project.runs.find(run) if run else project.runs.current())
     return run.follow(progress=progress)
+
+
+def check_followed(project: Project, run: str) -> None:
+    """Raise UsageError for a run without tasks to follow: that of a service, a script and the like."""
+    begun = view_of(project.runs, run).begun
+    if begun is not None and begun.kind != "pipeline":
+        raise UsageError(
+            f"{run} is the run of a {begun.kind}, which has no tasks to follow", next=f"hooke show {run}"
+        )
 
 
 def watch_run(project: Project, run: str, shown: Progress) -> None:
@@ -295,11 +305,12 @@ class Run:
     def _repr_html_(self) -> str | None:
         metrics = self.metrics if has_logged(self.folder) else None
         below = metrics._repr_html_() if metrics else ""
-        if self._cell is not None and self._cell == cell_number():
-            return below or None  # its progress is above
         view, now = self._view(), time.time()
-        error = str(view.error(self.id) or view.row(now).message)
-        return run_html(view.row(now), view.rows(now), stopping=view.stopping_by, error=error) + below
+        row = view.row(now)
+        error = str(view.error(self.id) or row.message)
+        if self._cell is not None and self._cell == cell_number():  # its progress is above, without the error
+            return (preformatted(error) if error else "") + below or None
+        return run_html(row, view.rows(now), stopping=view.stopping_by, error=error) + below
 
     @property
     def status(self) -> str:
@@ -483,11 +494,12 @@ class Run:
         self.project.runs.request_stop(self.id, "Run.stop()")
 
     def follow(self, *, progress: str = "auto") -> Self:
-        """Show the run until it ends, as `hooke.follow` does. Raises UsageError for a run in a Kubernetes cluster."""
+        """Show the run until it ends, as `hooke.follow` does. Raises UsageError for a run in a Kubernetes cluster or without tasks."""
         if self.project.runs.elsewhere(self.id) is not None:
             raise UsageError(
                 f"run {self.id} is in a cluster, and so is its journal", next=f"hooke attach {self.id}"
             )
+        check_followed(self.project, self.id)
         wanted = wanted_progress(progress, self.project.settings.show.progress)
         view = RunView()
         scene = Scene(in_this_process=False, logs=self.folder / "logs")

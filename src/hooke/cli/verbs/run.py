@@ -42,7 +42,7 @@ from hooke.processes.start import python_module, start_apart
 from hooke.project.backends import find_backend
 from hooke.project.folder import Project, check_run_name, new_run_id
 from hooke.running.driver import Driver, RunOrder, prepare
-from hooke.running.run import Run, watch_run
+from hooke.running.run import Run, check_followed, watch_run
 
 __all__ = ["attach", "run"]
 
@@ -385,11 +385,7 @@ def attach(session: CommandSession, *, run: str, as_json: bool, project: Project
     name = project.runs.find(run) if run else project.runs.current()
     if project.runs.elsewhere(name) is not None:
         return attach_in_cluster(project, name, as_json=as_json)
-    begun = view_of(project.runs, name).begun
-    if begun is not None and begun.kind != "pipeline":
-        raise UsageError(
-            f"{name} is the run of a {begun.kind}, which has no tasks to follow", next=f"hooke show {name}"
-        )
+    check_followed(project, name)
     conduct = DrivenRun(session=session, as_json=as_json)
     try:
         with conduct.progress:
