@@ -53,6 +53,13 @@ class TestLists:
         assert "<b>" not in page
         assert page.endswith("<div>and 3 more</div>")
 
+    def test_a_notebook_looks_at_no_rows_that_it_does_not_show(self):
+        taken = []
+        kind = TableKind(one="row", columns={"at": taken.append})
+        for found in (TableList(range(500), kind=kind), TableDict(dict.fromkeys("a" * 3), kind=kind)):
+            assert found._repr_html_()
+        assert len(taken) == MOST_ROWS + 1
+
     def test_moments_and_nothing_are_text(self):
         kind = TableKind(one="row", columns={"at": lambda each: each})
         page = TableList([datetime(2026, 1, 2, 12, tzinfo=UTC), None], kind=kind)._repr_html_()
@@ -75,6 +82,15 @@ class TestFrames:
         frame = numbers(3).to_frame(kind)
         assert type(frame).__module__.partition(".")[0] == kind
         assert frame["half"].to_list() == [0.0, 0.5, 1.0]
+
+    @pytest.mark.parametrize(
+        ("values", "polars"),
+        [([1, 0.5], [1.0, 0.5]), (["auto", 3], ["auto", "3"]), ([None, 0.5, "x"], [None, "0.5", "x"])],
+    )
+    def test_a_column_may_have_several_types(self, values, polars):
+        found = TableList(values, kind=TableKind(one="row", columns={"value": lambda each: each}))
+        assert len(found.to_frame()) == len(values)
+        assert found.to_frame("polars")["value"].to_list() == polars
 
     def test_of_no_rows_have_the_columns(self):
         assert list(numbers(0).to_frame().columns) == ["n", "half"]

@@ -77,6 +77,7 @@ def test_the_line_that_raised_is_the_last_of_the_users():
         "Cell In[3]:5: return 1 / x"
     )
     assert raising_line("ValueError: no frames") == ""
+    assert raising_line('  File "<string>", line 1, in f\nValueError: x') == "<string>:1"
 
 
 def test_frames_of_cells_stay_and_those_before_them_are_left_out_as_before():

@@ -307,6 +307,7 @@ def test_nothing_is_rented_without_consent_or_beyond_the_limits(tmp_path):
         ("10.0.0.5", "10.0.0.5:8788", "10.0.0.5:8788"),
         ("0.0.0.0", "0.0.0.0:8788", "127.0.0.1:8788"),
         ("[::]", "[::]:8788", "[::1]:8788"),
+        ("::", "[::]:8788", "[::1]:8788"),
     ],
 )
 def test_what_machines_connect_to_may_be_another_address_than_what_listens_here(listen, here, reached):
@@ -314,5 +315,7 @@ def test_what_machines_connect_to_may_be_another_address_than_what_listens_here(
     address = Address.parse(options.join)
     assert (str(options.here(address)), str(options.reached(address))) == (here, reached)
     assert options.scheduler_address == Address("head.example.com", 8786) and rest == {"owner": "me"}
-    with pytest.raises(UsageError, match="'10.0.0.5:8788:0' is not a valid address"):
-        RentOptions.split({"join": "head.example.com:8788", "listen": "10.0.0.5:8788"})
+    for wrong in ("10.0.0.5:8788", "[::]:8788", "a b"):
+        with pytest.raises(UsageError, match="listen = .* is not valid") as error:
+            RentOptions.split({"join": "head.example.com:8788", "listen": wrong})
+        assert "an address of this machine without a port" in error.value.fix

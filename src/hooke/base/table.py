@@ -8,6 +8,7 @@ from datetime import datetime
 from html import escape
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import islice
 from operator import attrgetter
 from typing import Any, Generic, SupportsIndex, TypeVar, overload
 
@@ -77,18 +78,24 @@ class Tabular:
                 why=str(error),
                 fix=f"{there}pip install {kind}; columns() gives plain lists",
             ) from error
-        return library.DataFrame(self.columns())
+        # As pandas does, Polars takes columns of several types: numbers become floats, and other things text.
+        return library.DataFrame(self.columns(), **({"strict": False} if kind == "polars" else {}))
 
-    def _repr_html_(self) -> str:
+    def _head(self, most: int) -> tuple[dict[str, list[Any]], int]:
+        """The columns of at most the first `most` rows, and how many rows there are."""
         columns = self.columns()
         rows = max(map(len, columns.values()), default=0)
+        return {name: each[:most] for name, each in columns.items()}, rows
+
+    def _repr_html_(self) -> str:
+        columns, rows = self._head(MOST_ROWS)
         more = f"<div>and {rows - MOST_ROWS:,} more</div>" if rows > MOST_ROWS else ""
-        return html_table(list(columns), _as_text(columns, MOST_ROWS)) + more
+        return html_table(list(columns), _as_text(columns)) + more
 
 
-def _as_text(columns: Mapping[str, list[Any]], most: int | None = None) -> list[tuple[str, ...]]:
-    """The rows, or `most` of them, as text."""
-    return [tuple(map(_cell, row)) for row in zip(*(each[:most] for each in columns.values()), strict=True)]
+def _as_text(columns: Mapping[str, list[Any]]) -> list[tuple[str, ...]]:
+    """The rows as text."""
+    return [tuple(map(_cell, row)) for row in zip(*columns.values(), strict=True)]
 
 
 def _cell(value: Any) -> str:
@@ -162,6 +169,9 @@ class TableList(list[T], Tabular):
         """Column -> one value per row."""
         return {name: [value_of(each) for each in self] for name, value_of in self._kind.columns.items()}
 
+    def _head(self, most: int) -> tuple[dict[str, list[Any]], int]:
+        return self[:most].columns(), len(self)
+
 
 class TableDict(dict[str, T], Tabular):
     """A dict by name that a notebook shows as a table: a row for each name. `to_frame()` is a frame."""
@@ -180,3 +190,7 @@ class TableDict(dict[str, T], Tabular):
         return {self._kind.one: list(self)} | {
             name: [value_of(each) for each in self.values()] for name, value_of in self._kind.columns.items()
         }
+
+    def _head(self, most: int) -> tuple[dict[str, list[Any]], int]:
+        first = TableDict(dict(islice(self.items(), most)), kind=self._kind)
+        return first.columns(), len(self)

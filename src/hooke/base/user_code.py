@@ -206,7 +206,8 @@ def raising_line(traceback: str) -> str:
     lines = user_frames(traceback)
     for at in reversed(range(len(lines))):
         if (match := _FRAME.match(lines[at])) is not None:
-            code = lines[at + 1].strip() if at + 1 < len(lines) else ""
+            below = lines[at + 1] if at + 1 < len(lines) else ""
+            code = below.strip() if below.startswith("    ") else ""  # else the frame has no source
             return str(SourceLine(match["file"], int(match["line"]), code))
     return ""
 

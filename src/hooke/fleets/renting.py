@@ -91,7 +91,7 @@ class RentOptions(msgspec.Struct, frozen=True, kw_only=True):
         host = Address.parse(made.join).host
         made = msgspec.structs.replace(made, scheduler=made.scheduler or f"tls://{host}:8786")
         if made.listen:
-            Address.parse(f"{made.listen}:0")
+            made = msgspec.structs.replace(made, listen=_listened(made.listen))
         for name in ("certificate", "idle"):
             if parse_seconds(getattr(made, name), name=name) < 1:
                 raise UsageError(f"{name} = {getattr(made, name)!r} is too short", fix=f'{name} = "1h"')
@@ -120,6 +120,20 @@ class RentOptions(msgspec.Struct, frozen=True, kw_only=True):
     def words(self) -> tuple[str, ...]:
         """The command of a machine."""
         return self.command or ("dask", "worker", self.scheduler)
+
+
+def _listened(host: str) -> str:
+    """`listen` as it stands before a port. Raises UsageError."""
+    bare = host.removeprefix("[").removesuffix("]")
+    found = f"[{bare}]" if bare.count(":") > 1 else host
+    try:
+        Address.parse(f"{found}:0")
+    except UsageError as error:
+        raise UsageError(
+            f"listen = {host!r} is not valid",
+            fix='write an address of this machine without a port: listen = "10.0.0.5", or "0.0.0.0" or "::" for all of them',
+        ) from error
+    return found
 
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - a user's `listen`, and what reaches it from here
