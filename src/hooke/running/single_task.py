@@ -71,8 +71,8 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
 def execute_task(order: ExecOrder, project: Project | None = None) -> Executed:
     """Run the task, or find its stored result. By default the project is that of the file.
 
-    Raises UsageError for a target or inputs that do not fit, and where a list is wanted of what may fail; MissingObject for a reference that the store lacks, TaskFailed as a run
-    does, StoreFull. With `on_error="continue"` a failure that is the item's own is told instead of raised.
+    Raises UsageError for a target or inputs that do not fit, and for a list that is wanted of what may fail; MissingObject for a reference
+    that the store lacks; TaskFailed as a run does; StoreFull. With `on_error="continue"` a failure that is the item's own is told instead of raised.
     """
     if order.listed and order.on_error == "continue":
         raise UsageError(
