@@ -188,10 +188,14 @@ def run_here(folder: Path, months: int) -> tuple[dict[str, str], float]:
 def run_there(name: str, folder: Path, months: int) -> dict[str, Any]:
     """Export it to the scheduler, run it there, and give the facts of the result, and what was executed."""
     scheduler, project = SCHEDULERS[name], laid(folder)
-    out = folder / "dags" / "flights_exported.py"
+    out, settings = folder / "dags" / "flights_exported.py", project / "hooke.toml"
+    settings.write_text(
+        test_kubeflow.SHARED, "utf-8"
+    )  # what pods need; here all runs on one machine, with a folder
     command(
         "export", name, "flights.py", "-o", str(out), "--months", str(months), *scheduler.options, at=project
     )
+    settings.write_text("", "utf-8")
     began = time.monotonic()
     reference = stored_value(scheduler.run(folder))
     seconds = time.monotonic() - began
