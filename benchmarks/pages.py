@@ -105,6 +105,7 @@ def play_calls(folder: Path, calls: int) -> str:
         played.driver.append(AttemptStarted(at=at, attempt=node, node=node, lo=0, hi=1, worker=worker))
         ended = {"at": at + 0.007, "seconds": 0.005, "worker": worker}
         played.driver.append(AttemptFinished(attempt=node, node=node, lo=0, hi=1, ref=REF, **ended))
+    played.log(("loss", 1.0, 0), attempt=0)
     played.end(seconds=calls / 1000)
     return played.run
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 import time
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,11 +14,27 @@ from tests.fixtures.played_runs import START, Played
 
 from hooke.base.errors import UsageError
 from hooke.base.ref import Ref
-from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Failure, RetryPlanned
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    Failure,
+    LogSpan,
+    RetryPlanned,
+)
+from hooke.journal.reader import read as read_segments
 from hooke.journal.run_folders import RunsFolder
 from hooke.pages.rendering import MOST_BYTES, report_file
 from hooke.pages.run_index import NOT_READ, RunIndex
-from hooke.pages.run_report import RarelyMade, RunFollower, RunReport, keep_report, kept_report, polyline
+from hooke.pages.run_report import (
+    MOST_ROWS,
+    RarelyMade,
+    RunFollower,
+    RunReport,
+    keep_report,
+    kept_report,
+    polyline,
+)
 from hooke.pages.timeline import MOST_LANES, WIDTH, TimelineView
 from hooke.running.run_page import run_html_file
 
@@ -120,7 +137,13 @@ class TestText:
         played = nasty_run(tmp_path, tasks=700, name=long[:4000])
         played.log(*[(f"{at}{long[:500]}", 1.0, 0) for at in range(1000)])
         report = report_of(played)
-        assert report.left_out == {"tasks": 200, "metrics": 502, "code": 200}
+        assert report.left_out == {
+            "tasks": 200,
+            "metrics": 502,
+            "retries": 200,
+            "code": 200,
+            "cached": 200,
+        }
         html = report_file(report)
         assert 300_000 < len(html.encode()) <= MOST_BYTES
 
@@ -260,6 +283,96 @@ class TestEnd:
         seconds = {follower.report(START + later).timeline.seconds for later in (10, 1000)}
         follower.close()
         assert len(seconds) == 1
+
+
+class TestWhatIsRead:
+    def test_no_more_than_what_was_logged_is_read_for_what_was_logged(self, tmp_path, monkeypatch):
+        """The driver's journal may be long; of an attempt, its own fold knows what a metric and an artifact need."""
+        played = Played(tmp_path, "r-20261125-000001-x")
+        for attempt in (played.attempt("fit", failed=True), played.attempt("fit"), played.attempt("load")):
+            played.log(("loss", float(attempt), 0), attempt=attempt)
+        played.keep("a.txt", "a")
+        read: list[str] = []
+        monkeypatch.setattr(
+            "hooke.pages.run_report.read", lambda file: [read.append(file.stem), *read_segments(file)][1:]
+        )
+        follower = RunFollower(RunsFolder(played.folder.parent), played.run)
+        follower.read()
+        report = follower.report(START)
+        assert [(each.name, each.last, each.count) for each in report.metrics] == [
+            ("fit.loss", 2.0, 1),
+            ("load.loss", 3.0, 1),
+        ]
+        assert set(read) == {"track-w1-1"}
+        follower.report(START)
+        assert follower.file(0).name == "a.txt"
+        assert follower.file(1) is None
+        assert len(read) == 1
+        played.log(("loss", 9.0, 1), attempt=3, segment="track-w2-1")
+        assert follower.report(START).metrics[1].last == 9.0
+        follower.share_left = 0.5
+        assert follower.report(START).metrics == []
+        follower.close()
+
+    def test_retries_for_ever_new_reasons_are_counted_together(self, tmp_path):
+        played = Played(tmp_path, "r-20261125-000001-x")
+        played.task("fit")
+        for number in range(MOST_ROWS + 20):
+            played.driver.append(
+                RetryPlanned(at=START, node=0, lo=0, hi=1, number=2, due=START, reason=f"job {number}")
+            )
+        report = report_of(played)
+        follower_rows = [(each.reason, each.count) for each in report.retries]
+        assert len(follower_rows) == MOST_ROWS
+        assert report.left_out == {"retries": 1}
+
+    def test_a_run_is_called_by_its_folder(self, tmp_path):
+        """A copied folder's journal has the id of the original; a run that has only begun has no journal."""
+        played = Played(tmp_path, "r-20261125-000001-x")
+        played.end("stopped")
+        shutil.copytree(played.folder, played.folder.with_name("copy"))
+        (played.folder.parent / "new").mkdir()
+        runs = RunsFolder(played.folder.parent)
+        for name, status in (("copy", "stopped"), ("new", "new")):
+            follower = RunFollower(runs, name)
+            follower.read()
+            report = follower.report(START)
+            assert (report.row.run, report.row.status) == (name, status)
+            assert played.run not in report_file(report)
+            follower.close()
+        assert "It has not begun" in report_file(report)
+
+
+class TestLogs:
+    def output(self, played: Played, *, log: str, span: LogSpan | None = None, **given) -> list[tuple]:
+        (played.folder / "logs").mkdir(exist_ok=True)
+        (played.folder / "logs" / "w1.log").write_text(log, "utf-8")
+        (played.folder / "logs" / "w2.log").write_text("of rank 1", "utf-8")
+        played.task("fit")
+        started = AttemptStarted(at=START, attempt=1, node=0, lo=0, hi=1, worker="w1", **given)
+        played.driver.append(started)
+        if span is not None:
+            ended = {"attempt": 1, "node": 0, "lo": 0, "hi": 1, "ref": REF, "seconds": 1.0}
+            played.driver.append(AttemptFinished(at=START + 1, log=span, worker="w1", **ended))
+        return [(each.whose, each.text, each.cut) for each in report_of(played).logs]
+
+    def test_a_long_line_without_an_end_is_shown(self, tmp_path):
+        """Progress bars and JSON have lines longer than the end that is shown."""
+        played = Played(tmp_path, "r-20261125-000001-x")
+        line = "x" * 9000 + "\rdone"
+        said = self.output(played, log=line + "\n", span=LogSpan("w1.log", 0, len(line) + 1))
+        assert said == [("fit #1", "done", 9006 - 4096)]
+
+    def test_a_gang_ends_on_all_of_its_workers(self, tmp_path):
+        played = Played(tmp_path, "r-20261125-000001-x")
+        span = LogSpan("w1.log", 0, 9)
+        assert self.output(played, log="of rank 0", span=span, workers=("w1", "w2")) == [
+            ("fit #1", "of rank 0", 0)
+        ]
+
+    def test_in_a_run_that_is_over_nothing_runs(self, tmp_path):
+        played = Played(tmp_path, "r-20261125-000001-x")
+        assert self.output(played, log="half") == [("#1, did not end, on w1", "half", 0)]
 
 
 class TestLines:

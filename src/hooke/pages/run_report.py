@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -35,14 +35,14 @@ from hooke.journal.events import (
     RunMadeOf,
     RunStarted,
 )
-from hooke.journal.reader import SegmentReader
+from hooke.journal.reader import SegmentReader, read
 from hooke.journal.run_folders import DRIVER, RunsFolder
-from hooke.journal.run_view import RunRow, RunView
+from hooke.journal.run_view import AttemptFacts, RunRow, RunView
 from hooke.journal.segments import HEADER_BYTES, SUFFIX, segment_files
 from hooke.journal.task_view import NodeView, TaskRow
 from hooke.pages.timeline import Timeline, TimelineView
-from hooke.sync.outbox import has_logged, logged_segments
-from hooke.tracking.logged_values import Artifact, Logged, LoggedNote, Point, full_names, logged_in
+from hooke.sync.outbox import logged_segments
+from hooke.tracking.logged_values import Artifact, Logged, LoggedNote, Point, full_names, logged_of
 from hooke.tracking.system_metrics import SEGMENT
 from hooke.tracking.tracker import PREFIX
 
@@ -64,6 +64,8 @@ T = TypeVar("T")
 
 MOST_ROWS = 500
 """Of each table on the page."""
+OTHER_REASONS = "other reasons"
+"""Retries for one of so many reasons that not each has a row: often there is an id in them."""
 MOST_FAILURES = 20
 MOST_LOGS = 200
 """Attempts whose output the page has: the last ones."""
@@ -220,6 +222,30 @@ class RarelyMade(Generic[T]):
         return self._made is not None and self._of != events and time.monotonic() >= self._due_at
 
 
+class _OfSegments(Generic[T]):
+    """What some segments say, read again when one has grown."""
+
+    def __init__(self, make: Callable[[list[Path]], T]) -> None:
+        self._make = make
+        self._made: T | None = None
+        self._stamp: object = None
+
+    def at(self, files: list[Path], events: int = 0) -> T:
+        """As these say it after so many events of the driver."""
+        stamp = events, [(file.name, file.stat().st_size) for file in files]
+        if self._made is None or self._stamp != stamp:
+            self._made, self._stamp = self._make(files), stamp
+        return self._made
+
+
+class _UserLogged(NamedTuple):
+    """What user code logged, in short: its points may be a million."""
+
+    metrics: Sequence[ReportedMetric] = ()
+    params: Sequence[LoggedNote] = ()
+    artifacts: Sequence[Artifact] = ()
+
+
 _SOME_REF = Ref(digest="", size=0)
 """Instead of each result's own, which no page names."""
 
@@ -248,6 +274,11 @@ class RunFollower:
         self._drawn_timeline = RarelyMade(self._timeline.drawn)
         self._codes: dict[tuple[str, ...], dict[str, str]] = {}
         """Digests of the parts of a task's code -> one dict for all its calls."""
+        self._plans: dict[int, NodePlanned] = {}
+        """Attempt -> the call that it was at; `_finished` are those that finished."""
+        self._finished: set[int] = set()
+        self._logged = _OfSegments(self._read_logged)
+        self._usage = _OfSegments(_usage)
 
     def close(self) -> None:
         """Close the journal; a later `read` goes on where this one was."""
@@ -279,7 +310,12 @@ class RunFollower:
         return self.share_left > 0 or (self.view.ended is None and self._runs.alive(self.run))
 
     def _slim(self, event: Event) -> Event:
-        """The event without what the page does not say: of a hundred thousand calls that is 140 MB."""
+        """The event without what the page does not say: of a hundred thousand calls that is 140 MB.
+
+        The run is that of its folder, which may be a copy of another one's.
+        """
+        if isinstance(event, RunStarted):
+            return msgspec.structs.replace(event, run=self.run)
         if isinstance(event, NodePlanned):
             code = self._codes.setdefault(tuple(event.code.values()), event.code)
             task, kind, where = sys.intern(event.task), sys.intern(event.kind), sys.intern(event.where)
@@ -295,22 +331,31 @@ class RunFollower:
             case AttemptStarted() | RunStarted():
                 self._timeline.apply(event)
                 self._logs.began(event)
+                if isinstance(event, AttemptStarted) and event.node in self.view.nodes:
+                    self._plans[event.attempt] = self.view.nodes[event.node].planned
             case AttemptFinished() | AttemptFailed():
                 node = self.view.nodes.get(event.node)
                 planned = node.planned if node is not None else None
+                if isinstance(event, AttemptFinished):
+                    self._finished.add(event.attempt)
                 self._timeline.apply(event, planned.task if planned is not None else "?")
                 self._logs.ended(event, planned)
             case RetryPlanned() if event.node in self.view.nodes:
-                key = self.view.nodes[event.node].planned.task, first_line(event.reason)
-                known = self._retries.get(key)
-                items = max(event.hi - event.lo, 1)
-                self._retries[key] = ReportedRetry(
-                    *key, items + (known.count if known else 0), known.first_at if known else event.at
-                )
+                self._retried(event)
             case RunMadeOf():
                 self._made_of = event.record
             case _:
                 pass
+
+    def _retried(self, event: RetryPlanned) -> None:
+        task, reason = self.view.nodes[event.node].planned.task, first_line(event.reason)
+        if (task, reason) not in self._retries and len(self._retries) >= MOST_ROWS:
+            reason = OTHER_REASONS
+        known = self._retries.get((task, reason))
+        items = max(event.hi - event.lo, 1) + (known.count if known else 0)
+        self._retries[task, reason] = ReportedRetry(
+            task, reason, items, known.first_at if known else event.at
+        )
 
     def report(self, now: float, *, cost: str = "", causes: Mapping[str, str] | None = None) -> RunReport:
         """The run by what was read. `cost` is what it has cost, as text; `causes` say why tasks ran, by task."""
@@ -318,22 +363,22 @@ class RunFollower:
         view.driver_alive(
             None if self.share_left else self._runs.alive(self.run), self._runs.last_written(self.run)
         )
-        row, error = view.row(now), view.error(self.run)
-        tasks = view.rows(now)
-        logged = logged_in(self.folder) if has_logged(self.folder) else None
-        metrics = [] if logged is None else _metrics(logged)
-        files = [] if logged is None else self._files_in(logged.artifacts)
-        code = _code(view)
-        found = view.failures()
+        row, error = msgspec.structs.replace(view.row(now), run=self.run), view.error(self.run)
+        logged = _UserLogged() if self.share_left else self._user_logged()
+        found, begun = view.failures(), view.begun
         diagram, timeline = self._drawn(now, over=row.status != "running")
-        tables = {"tasks": tasks, "metrics": metrics, "files": files, "code": code}
-        left_out = {name: len(rows) - MOST_ROWS for name, rows in tables.items() if len(rows) > MOST_ROWS}
-        begun = view.begun
-        given = (begun.parameters or begun.shown) if begun is not None else {}
-        notes: list[LoggedNote] = [] if logged is None else logged.params
-        values = {("", name): text_of(value) for name, value in given.items()}
-        values |= {(note.task, note.name): note.value for note in notes}
-        parameters = [(name, values[key]) for key, name in full_names(values).items()]
+        tables: dict[str, Sequence[Any]] = {
+            "parameters": self._parameters(logged.params),
+            "tags": [*row.tags.items()],
+            "metrics": logged.metrics,
+            "tasks": view.rows(now),
+            "retries": [*self._retries.values()],
+            "failures": [_failure(view, item, event) for item, event in found[:MOST_FAILURES]],
+            "files": self._files_in(logged.artifacts),
+            "code": _code(view),
+            "environment": environment_of(view, self._made_of),
+        }
+        tables["cached"] = [_cached(view, task, causes or {}) for task in tables["tasks"]]
         return RunReport(
             row=row,
             kind=begun.kind if begun is not None else "",
@@ -342,24 +387,23 @@ class RunFollower:
             stopped_by=view.stopping_by or "",
             error=first_line(error.what if error is not None else row.message),
             cost=cost,
-            parameters=parameters[:MOST_ROWS],
-            tags=[*row.tags.items()][:MOST_ROWS],
-            metrics=metrics[:MOST_ROWS],
-            usage=_usage(self.folder),
-            tasks=tasks[:MOST_ROWS],
+            usage=self._usage.at(self._segments(of_system=True)),
             diagram=diagram,
             timeline=timeline,
-            retries=[*self._retries.values()][:MOST_ROWS],
-            failures=[_failure(view, item, event) for item, event in found[:MOST_FAILURES]],
             failed=len(found),
-            logs=self._logs.tails(),
-            files=files[:MOST_ROWS],
-            code=code[:MOST_ROWS],
-            environment=environment_of(view, self._made_of),
-            cached=[_cached(view, task, causes or {}) for task in tasks[:MOST_ROWS]],
+            logs=self.logs(),
             reading=f"{1 - self.share_left:.0%}" if self.share_left else "",
-            left_out=left_out,
+            left_out={name: len(rows) - MOST_ROWS for name, rows in tables.items() if len(rows) > MOST_ROWS},
+            **{name: list(rows[:MOST_ROWS]) for name, rows in tables.items()},
         )
+
+    def _parameters(self, logged: Sequence[LoggedNote]) -> list[tuple[str, str]]:
+        """Those that were given, and those that were logged."""
+        begun = self.view.begun
+        given = (begun.parameters or begun.shown) if begun is not None else {}
+        values = {("", name): text_of(value) for name, value in given.items()}
+        values |= {(note.task, note.name): note.value for note in logged}
+        return [(name, values[key]) for key, name in full_names(values).items()]
 
     def _drawn(self, now: float, *, over: bool) -> tuple[TaskDiagram | None, Timeline | None]:
         """The graph and the timeline, once the journal was read to its end."""
@@ -369,18 +413,40 @@ class RunFollower:
         timeline = self._drawn_timeline.at(self.view.last_at if over else now, self.events, over=over)
         return self._diagram.at(now, self.events, over=over), timeline
 
-    def files(self) -> list[ReportedFile]:
-        """All artifacts."""
-        return self._files_in(logged_in(self.folder).artifacts) if has_logged(self.folder) else []
+    def file(self, number: int) -> ReportedFile | None:
+        """The artifact with this number; None if there is none."""
+        artifacts = self._user_logged().artifacts
+        return next(iter(self._files_in(artifacts[number : number + 1], number)), None)
 
-    def _files_in(self, artifacts: list[Artifact]) -> list[ReportedFile]:
+    def _files_in(self, artifacts: Sequence[Artifact], first: int = 0) -> list[ReportedFile]:
         """The artifacts; one that lies outside the run's folder, as a damaged journal may have it, is left out."""
         inside = self.folder.resolve()
         return [
             ReportedFile(number, each.path, each.task, each.size, image_type(each.file), each.file)
-            for number, each in enumerate(artifacts)
+            for number, each in enumerate(artifacts, first)
             if each.file.resolve().is_relative_to(inside)
         ]
+
+    def _segments(self, *, of_system: bool) -> list[Path]:
+        """The segments with what was sampled of the driver's machine, or those with what user code logged."""
+        files = logged_segments(self.folder)
+        return [file for file in files if file.name.startswith(f"{PREFIX}{SEGMENT}-") is of_system]
+
+    def _user_logged(self) -> _UserLogged:
+        files = self._segments(of_system=False)
+        return self._logged.at(files, self.events) if files else _UserLogged()
+
+    def _read_logged(self, files: list[Path]) -> _UserLogged:
+        """From these segments alone: what is to be known of their attempts was read with the driver's."""
+        events = [event for file in files for segment in read(file) for event in segment.events]
+        attempts: dict[int, AttemptFacts] = {}
+        for number in {getattr(event, "attempt", None) for event in events} & self._plans.keys():
+            plan, status = self._plans[number], "finished" if number in self._finished else "running"
+            attempts[number] = AttemptFacts(
+                task=plan.task, node=plan.node, key=plan.key, number=1, started_at=0.0, status=status
+            )
+        logged = logged_of(self.folder, events, attempts)
+        return _UserLogged(_metrics(logged), logged.params, logged.artifacts)
 
     @property
     def is_behind(self) -> bool:
@@ -393,7 +459,7 @@ class RunFollower:
 
     def logs(self) -> list[ReportedLog]:
         """The ends of what the last attempts printed."""
-        return self._logs.tails()
+        return self._logs.tails(over=not self.goes_on)
 
 
 # --- The report of a long run that has ended, kept in its folder: reading its journal again would take seconds.
@@ -401,7 +467,7 @@ class RunFollower:
 KEPT = ".page"
 WORTH_EVENTS = 20_000
 """A shorter journal is read again, in less than a second."""
-_FORM = 2
+_FORM = 3
 
 
 class _Kept(msgspec.Struct):
@@ -424,8 +490,10 @@ def kept_report(folder: Path, now: float) -> RunReport | None:
         kept = msgspec.msgpack.decode(data, type=_Kept, dec_hook=lambda kind, value: kind(value))
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
-    current = kept.form == _FORM and kept.stamp == _journal_bytes(folder)
-    return replace(kept.report, now=now) if current else None
+    if kept.form != _FORM or kept.stamp != _journal_bytes(folder):
+        return None
+    row = msgspec.structs.replace(kept.report.row, run=folder.name)
+    return replace(kept.report, now=now, row=row)
 
 
 def _journal_bytes(folder: Path) -> int:
@@ -494,12 +562,10 @@ def _lines(points: Iterable[Point], low: float, high: float) -> str:
     return ";".join(filter(None, drawn))
 
 
-def _usage(folder: Path) -> list[ReportedUsage]:
-    """CPU, memory and GPUs of the machine that drove the run, as it was sampled."""
+def _usage(files: list[Path]) -> list[ReportedUsage]:
+    """CPU, memory and GPUs of the machine that drove the run, as these segments have it."""
     samples: dict[str, list[tuple[float, float]]] = {}
-    for file in logged_segments(folder):
-        if not file.name.startswith(f"{PREFIX}{SEGMENT}-"):
-            continue
+    for file in files:
         with SegmentReader(file) as reader:
             for event in reader:
                 for name, value, _ in event.points if isinstance(event, PointsLogged) else ():
@@ -652,28 +718,38 @@ class _LogTails:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._spans: deque[tuple[str, LogSpan]] = deque(maxlen=MOST_LOGS)
-        self._running: dict[str, tuple[int, str]] = {}
+        self._running: dict[str, int] = {}
+        """Worker -> its attempt."""
+        self._workers: dict[int, tuple[str, ...]] = {}
+        """Running attempt -> its workers; of a gang there are several."""
         self._told: Counter[str] = Counter()
-        self._tasks: dict[int, str] = {}
 
     def began(self, event: AttemptStarted | RunStarted) -> None:
         if isinstance(event, RunStarted):
             self._running.clear()
+            self._workers.clear()
             return
-        for worker in event.workers or (event.worker,):
-            self._running[worker] = event.attempt, worker
+        workers = event.workers or (event.worker,)
+        for worker in workers:
+            if worker in self._running:  # its last attempt has no end: a twin was faster
+                self._workers.pop(self._running[worker], None)
+            self._running[worker] = event.attempt
+        self._workers[event.attempt] = workers
 
     def ended(self, event: AttemptFinished | AttemptFailed, planned: NodePlanned | None) -> None:
-        self._running.pop(event.worker, None)
+        for worker in self._workers.pop(event.attempt, ()):
+            self._running.pop(worker, None)
         spans = event.logs or ((event.log,) if event.log is not None else ())
         for span in spans:
             self._told[span.name] = max(self._told[span.name], span.end)
             if span.end > span.start:
                 self._spans.append((_whose(event, planned), span))
 
-    def tails(self) -> list[ReportedLog]:
+    def tails(self, *, over: bool) -> list[ReportedLog]:
+        """Those that ended, then those that run, or, if the run is `over`, did not end."""
         tails = [self._tail(whose, span) for whose, span in self._spans]
-        return [tail for tail in [*tails, *self._unfinished()] if tail.text.strip()]
+        unfinished = self._unfinished("did not end, on" if over else "running on")
+        return [tail for tail in [*tails, *unfinished] if tail.text.strip()]
 
     def unfinished_size(self) -> int:
         return sum(self._size(f"{worker}.log") for worker in self._running)
@@ -682,12 +758,12 @@ class _LogTails:
         file = self._folder / name
         return file.stat().st_size if file.exists() else 0
 
-    def _unfinished(self) -> Iterator[ReportedLog]:
-        for worker, (attempt, _) in list(self._running.items()):
+    def _unfinished(self, state: str) -> Iterator[ReportedLog]:
+        for worker, attempt in list(self._running.items()):
             name = f"{worker}.log"
             size = self._size(name)
             if size > self._told[name]:
-                yield self._tail(f"#{attempt}, running on {worker}", LogSpan(name, self._told[name], size))
+                yield self._tail(f"#{attempt}, {state} {worker}", LogSpan(name, self._told[name], size))
 
     def _tail(self, whose: str, span: LogSpan) -> ReportedLog:
         start = max(span.start, span.end - LOG_TAIL)
@@ -697,11 +773,11 @@ class _LogTails:
                 data = file.read(span.end - start)
         except FileNotFoundError:
             data = b"(the log is gone)"
-        text = data.decode("utf-8", "replace")
-        if start > span.start:
+        text = data.decode("utf-8", "replace").rstrip("\r\n")
+        if start > span.start and "\n" in text:  # the first line is cut, unless it is the only one
             text = text.partition("\n")[2]
         # Progress bars send carriage returns; the last state is shown.
-        lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\r\n").split("\n")]
+        lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
         return ReportedLog(whose, "\n".join(lines), start - span.start)
 
 

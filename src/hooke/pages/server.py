@@ -219,9 +219,9 @@ class PageServer:
         run = self._named(request)
 
         def find() -> Response:
-            _, follower = self.index.follower(run)
-            files = {file.number: file for file in follower.files()}
-            file = files.get(request.path_params["number"])
+            lock, follower = self.index.follower(run)
+            with lock:
+                file = follower.file(request.path_params["number"])
             if file is None or not file.file.is_file():
                 raise HTTPException(404)
             how = "inline" if file.kind else "attachment"

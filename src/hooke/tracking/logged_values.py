@@ -44,6 +44,7 @@ __all__ = [
     "full_names",
     "limits_before",
     "logged_in",
+    "logged_of",
 ]
 
 
@@ -450,15 +451,19 @@ def logged_in(folder: Path) -> Logged:
     view = AttemptsView()
     for event in _events(segments):
         view.apply(event)
+    return logged_of(folder, _events(segments), view.attempts)
+
+
+def logged_of(folder: Path, events: Iterable[Event], attempts: Mapping[int, AttemptFacts]) -> Logged:
+    """What these events of the run in this folder log. `attempts` are those that they name; of others, the task is not known."""
     logged = Logged(refused=dropped_calls_in(folder))
     params: dict[object, LoggedNote] = {}
     tags: dict[object, LoggedNote] = {}
     artifacts: dict[object, Artifact] = {}
     apart = False
-    for event in sorted(_events(segments), key=lambda event: event.at):
-        if not isinstance(event, PointsLogged | NotesLogged | ArtifactLogged):
-            continue
-        whose = (_task(view, event.attempt), event.item, event.attempt)
+    told = [event for event in events if isinstance(event, PointsLogged | NotesLogged | ArtifactLogged)]
+    for event in sorted(told, key=lambda event: event.at):
+        whose = (_task(attempts, event.attempt), event.item, event.attempt)
         match event:
             case PointsLogged():
                 times = event.times or itertools.repeat(event.at)
@@ -481,7 +486,7 @@ def logged_in(folder: Path) -> Logged:
     logged.params.extend(params.values())
     logged.tags.extend(tags.values())
     logged.artifacts.extend(artifacts.values())
-    logged._parts = curve_parts(_steps(logged.points), view.attempts)  # noqa: SLF001 - it makes the object
+    logged._parts = curve_parts(_steps(logged.points), attempts)  # noqa: SLF001 - it makes the object
     return logged
 
 
@@ -499,8 +504,8 @@ def _events(segments: list[Segment]) -> Iterable[Event]:
         yield from segment.events
 
 
-def _task(view: AttemptsView, attempt: int | None) -> str:
+def _task(attempts: Mapping[int, AttemptFacts], attempt: int | None) -> str:
     if attempt is None:
         return ""
-    known = view.attempts.get(attempt)
+    known = attempts.get(attempt)
     return known.task if known is not None else f"attempt {attempt}"
