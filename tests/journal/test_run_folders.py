@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -34,6 +37,21 @@ def test_runs_are_listed_newest_first_whatever_their_pipeline(runs):
 def test_a_folder_of_another_name_comes_last(runs):
     runs.create("odd")
     assert runs.names() == [*NAMES, "odd"]
+
+
+def test_a_run_that_is_removed_meanwhile_hides_no_other(runs, monkeypatch):
+    scan = os.scandir
+
+    @contextmanager
+    def scan_and_remove(path):
+        with scan(path) as found:
+            entries = list(found)
+        monkeypatch.undo()
+        shutil.rmtree(runs.folder(NAMES[0]))
+        yield entries
+
+    monkeypatch.setattr(os, "scandir", scan_and_remove)
+    assert runs.names() == NAMES[1:]
 
 
 def test_runs_are_found_by_a_unique_prefix_and_the_newest_without(runs):

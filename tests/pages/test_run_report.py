@@ -457,9 +457,12 @@ class TestKept:
         index = RunIndex(RunsFolder(played.folder.parent))
         row = index.page().rows[0][1]
         assert (row.status, row.pipeline, row.done) == (NOT_READ, "long", 0)
+        assert index.page().brief == {played.run}
+        assert [index.page(status="finished").unread, index.page(query="long").unread] == [1, 1]
         keep_report(played.folder, report_of(played))
         row = index.page().rows[0][1]
         assert (row.status, row.done) == ("finished", 1)
+        assert (index.page().brief, index.page(status="finished").unread) == (set(), 0)
 
 
 class TestParts:

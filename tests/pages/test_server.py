@@ -202,10 +202,20 @@ class TestRuns:
         (folder / "driver.journal").write_bytes(b"not a journal at all, but long enough to be one")
         runs.note_elsewhere("far-20261125-000002-x", RunElsewhere(place="k8s", pipeline="far", typed=("x",)))
         runs.create("new-20261125-000003-x")
+        (runs.create("search-folder-20261125-000004-x") / "driver.journal").mkdir()
         with client(server) as asking:
             listed = asking.get("/runs").text
-            assert "unreadable" in listed
+            assert listed.count("unreadable") == 2
+            assert "Is a directory" in listed
             assert "in the cluster" in listed
+            assert listed.count('<td class="n">0</td>') == 2  # of the one run that can be read
+            assert "Is a directory" in asking.get("/searches").text
+            one = asking.get("/runs/search-folder-20261125-000004-x")
+            assert (one.status_code, "Is a directory" in one.text) == (500, True)
+            assert asking.get(f"/runs/{'x' * 300}").status_code == 404
+            new = asking.get("/runs/new-20261125-000003-x").text
+            assert "It has not begun" in new
+            assert 'data-follow="/runs/new-20261125-000003-x/events"' in new
             assert asking.get("/runs/torn-20261125-000001-x").status_code == 500
             assert asking.get("/runs/new-20261125-000003-x").status_code == 200
             far = asking.get("/runs/far-20261125-000002-x")

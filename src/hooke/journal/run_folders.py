@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections import defaultdict
@@ -53,10 +54,14 @@ class RunsFolder:
     def names(self) -> list[str]:
         """Run ids, the newest first (by the time in the id, then by when the folder last changed)."""
         try:
-            with os.scandir(self.path) as entries:
-                found = [(entry.name, entry.stat().st_mtime_ns) for entry in entries if entry.is_dir()]
+            with os.scandir(self.path) as listed:
+                entries = [entry for entry in listed if entry.is_dir()]
         except FileNotFoundError:
             return []
+        found: list[tuple[str, int]] = []
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # it was just removed
+                found.append((entry.name, entry.stat().st_mtime_ns))
         return [name for name, _ in sorted(found, key=lambda run: (_time_in(run[0]), run[1]), reverse=True)]
 
     def folder(self, run: str) -> Path:

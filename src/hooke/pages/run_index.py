@@ -19,7 +19,7 @@ from hooke.journal.run_view import RunRow, RunView
 from hooke.journal.segments import SUFFIX
 from hooke.pages.run_report import RunFollower, kept_report
 
-__all__ = ["SORTS", "STATUSES", "FollowedRuns", "FoundRuns", "PartReader", "RunIndex"]
+__all__ = ["SORTS", "STATUSES", "FollowedRuns", "FoundRuns", "PartReader", "RunIndex", "journal_stamp"]
 
 PAGE = 100
 """Runs of a page."""
@@ -30,14 +30,21 @@ MOST_FOLLOWED = 4
 LARGE_BYTES = 4 << 20
 """A journal of so many is not read for the list: that takes a tenth of a second."""
 NOT_READ = "not read yet"
-"""The status of a run with a large journal whose page nobody has opened."""
+"""The status of a run with a large journal whose page nobody has opened, or that neither runs nor has an end."""
 STATUSES = ("", "running", "finished", "finished with failures", "failed", "stopped", "lost")
 SORTS = ("newest", "took", "failed", "pipeline", "status")
 
 
+class BriefRow(RunRow, frozen=True, kw_only=True):
+    """A run of which no counts and no time are known here: they are 0."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundRuns:
-    """A page of runs: (name, row, why there is none). `partial` if `looked` of all `total` runs were looked at."""
+    """A page of runs: (name, row, why there is none). `partial` if `looked` of all `total` runs were looked at.
+
+    Of `unread` runs that were looked at a search knows only what their first event says: their journals are large.
+    """
 
     rows: list[tuple[str, RunRow | None, str]]
     found: int
@@ -45,6 +52,12 @@ class FoundRuns:
     looked: int
     page: int
     pages: int
+    unread: int = 0
+
+    @property
+    def brief(self) -> set[str]:
+        """The runs of this page of which no counts are known."""
+        return {name for name, row, _ in self.rows if isinstance(row, BriefRow)}
 
     @property
     def partial(self) -> bool:
@@ -169,7 +182,7 @@ class RunIndex:
             return FoundRuns(
                 rows=rows, found=len(names), total=len(names), looked=len(names), page=page, pages=pages
             )
-        deadline, looked = time.monotonic() + SEARCH_S, 0
+        deadline, looked, unread = time.monotonic() + SEARCH_S, 0, 0
         found: list[tuple[str, RunRow | None, str]] = []
         words = query.lower().split()
         for name in names:
@@ -177,22 +190,36 @@ class RunIndex:
                 continue
             looked += 1
             each = self._row(name)
+            unread += each[1] is not None and each[1].status == NOT_READ
             if _matches(each, words, status):
                 found.append(each)
         found.sort(key=lambda each: _order(each[1], sort))
         pages = max(-(-len(found) // PAGE), 1)
         page = min(max(page, 1), pages)
         rows = found[(page - 1) * PAGE : page * PAGE]
-        return FoundRuns(rows=rows, found=len(found), total=len(names), looked=looked, page=page, pages=pages)
+        return FoundRuns(
+            rows=rows,
+            found=len(found),
+            total=len(names),
+            looked=looked,
+            page=page,
+            pages=pages,
+            unread=unread,
+        )
 
     def state(self) -> object:
         """Differs when a run has begun, gone on or ended, and while a search has more to look at."""
         names = self.runs.names()
-        return len(names), len(self._rows), [(name, self._stamp(name)) for name in names[:PAGE]]
+        return len(names), len(self._rows), [(name, journal_stamp(self.runs, name)) for name in names[:PAGE]]
 
     def has(self, run: str) -> bool:
         """Whether the project has this run."""
-        return run not in ("", ".", "..") and not set("/\\\0") & set(run) and self.runs.folder(run).is_dir()
+        if run in ("", ".", "..") or set("/\\\0") & set(run):
+            return False
+        try:
+            return self.runs.folder(run).is_dir()
+        except OSError:  # no file has so long a name
+            return False
 
     def follower(self, run: str) -> tuple[threading.Lock, RunFollower]:
         """A run's follower, and the lock to hold while it is used."""
@@ -203,7 +230,7 @@ class RunIndex:
         self._followed.forget(run)
 
     def _row(self, name: str) -> tuple[str, RunRow | None, str]:
-        stamp = self._stamp(name)
+        stamp = journal_stamp(self.runs, name)
         known = self._rows.get(name)
         unread = known is not None and known[1] is not None and known[1].status == NOT_READ
         if known is not None and known[0] == stamp and not stamp[1] and not unread:
@@ -217,8 +244,8 @@ class RunIndex:
                 row = self._row_of_large(name, alive=stamp[1])
             else:
                 row = self._row_of(name, alive=stamp[1])
-        except HookeError as error:
-            trouble = error.what
+        except (HookeError, OSError) as error:
+            trouble = error.what if isinstance(error, HookeError) else str(error)
         self._rows[name] = stamp, row, trouble
         return name, row, trouble
 
@@ -245,13 +272,14 @@ class RunIndex:
             return _brief(name, "", status, 0.0)
         return _brief(name, begun.pipeline, status, begun.at, place=begun.place, shown=begun.shown)
 
-    def _stamp(self, name: str) -> tuple[int, bool]:
-        """The size of its journal, and whether a process drives it now."""
-        file = self.runs.folder(name) / f"{DRIVER}{SUFFIX}"
-        try:
-            return file.stat().st_size, self.runs.alive(name)
-        except OSError:
-            return -1, False
+
+def journal_stamp(runs: RunsFolder, name: str) -> tuple[int, bool]:
+    """The size of a run's journal, -1 for none that can be read, and whether a process drives the run now."""
+    file = runs.folder(name) / f"{DRIVER}{SUFFIX}"
+    try:
+        return file.stat().st_size, runs.alive(name)
+    except OSError:
+        return -1, False
 
 
 def _brief(
@@ -262,9 +290,8 @@ def _brief(
     *,
     place: str = "",
     shown: dict[str, str] | None = None,
-) -> RunRow:
-    """A run of which no more is known here."""
-    return RunRow(
+) -> BriefRow:
+    return BriefRow(
         run=name, pipeline=pipeline, entry="", status=status, place=place, parameters=shown or {}, started_at=started_at,
         seconds=0.0, items=0, waiting=0, running=0, cached=0, done=0, failed=0, workers=0, busy=0, slots=0, peak_bytes=None,
         remaining=None, message="", resumed=0,

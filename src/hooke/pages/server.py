@@ -29,7 +29,7 @@ from hooke.base.formats import readable
 from hooke.base.this_process import RareCollections
 from hooke.journal.run_view import RunRow
 from hooke.pages.rendering import TEMPLATES, asset, page_of, report_file
-from hooke.pages.run_index import SORTS, STATUSES, FoundRuns, RunIndex
+from hooke.pages.run_index import LARGE_BYTES, SORTS, STATUSES, FoundRuns, RunIndex, journal_stamp
 from hooke.pages.run_report import WORTH_EVENTS, RunFollower, RunReport, keep_report, kept_report
 
 __all__ = ["PageServer", "SubjectPages", "changed_events", "serve_pages"]
@@ -116,7 +116,7 @@ class PageServer:
 
     def app(self, *, hosts: frozenset[str], token: str) -> ASGIApp:
         """The routes behind the gate."""
-        errors = {HTTPException: self._refused, HookeError: self._unreadable}
+        errors = {HTTPException: self._refused, HookeError: self._unreadable, OSError: self._unreadable}
         return _Gate(Starlette(routes=self.routes(), exception_handlers=errors), hosts=hosts, token=token)
 
     async def _first(self, _: Request) -> Response:
@@ -157,6 +157,8 @@ class PageServer:
             total=found.total,
             looked=found.looked,
             partial=found.partial,
+            unread=found.unread,
+            brief=found.brief,
             page=found.page,
             pages=found.pages,
             address=functools.partial(_address, asked),
@@ -195,7 +197,8 @@ class PageServer:
                 known = self._known[run] = follower.events, self._beside(run, compare)
             cost, causes = known[1]
             report = follower.report(time.time(), cost=cost, causes=causes)
-        if ended and follower.events >= WORTH_EVENTS:
+        large = follower.events >= WORTH_EVENTS or journal_stamp(self.index.runs, run)[0] > LARGE_BYTES
+        if ended and large:
             keep_report(folder, report)
             self.index.forget(run)
         return report
@@ -254,7 +257,10 @@ class PageServer:
         return self._said(error.status_code, error.detail, "The links at the top lead to all that there is.")
 
     async def _unreadable(self, _: Request, error: Exception) -> Response:
-        return self._said(500, "What this page shows cannot be read", str(error))
+        why = (
+            f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else error
+        )
+        return self._said(500, "What this page shows cannot be read", str(why))
 
     def _said(self, status: int, what: str, fix: str) -> Response:
         return HTMLResponse(self.page("refused.html", what=what, fix=fix), status)
@@ -279,7 +285,7 @@ def changed_events(request: Request, state: Callable[[], object], least_s: Calla
         while not await request.is_disconnected():
             try:
                 now = await run_in_threadpool(state)
-            except HookeError:  # its page says that it cannot be read
+            except (HookeError, OSError, HTTPException):  # its page says that it cannot be read, or is gone
                 return
             pause = POLL_S
             if now != last:  # also at first: the page may be older than this

@@ -25,7 +25,7 @@ from hooke.journal.run_folders import DRIVER
 from hooke.journal.segments import SUFFIX
 from hooke.journal.service_events import LoadMeasured
 from hooke.journal.study_records import SEARCH_PREFIX, STUDY_PREFIX, StudyRecord, read_study
-from hooke.pages.run_index import LARGE_BYTES, PAGE, PartReader
+from hooke.pages.run_index import LARGE_BYTES, PAGE, PartReader, journal_stamp
 from hooke.pages.server import READ_S, SHARE, PageServer, changed_events
 from hooke.project.folder import Project
 
@@ -136,8 +136,7 @@ class LawPages:
         names = [name for name in self.project.runs.names() if name.startswith(STUDY_PREFIX)]
         pages = max(-(-len(names) // PAGE), 1)
         page = min(max(page, 1), pages)
-        shown = names[(page - 1) * PAGE : page * PAGE]
-        records, left = self._studies.known(self._stamped(shown), READ_S)
+        records, left = self._studies_of(names, page)
         samples, unread, large = self._sampled()
         return server.page(
             "laws.html",
@@ -151,10 +150,19 @@ class LawPages:
             reading=left + unread,
         )
 
+    def _studies_of(self, names: Sequence[str], page: int) -> tuple[dict[str, StudyRecord], int]:
+        """The studies of a page of the list, and how many of them are not read yet."""
+        return self._studies.known(self._stamped(names[(page - 1) * PAGE : page * PAGE]), READ_S)
+
     async def _list_events(self, request: Request) -> Response:
+        asked = request.query_params.get("page", "1")
+        page = int(asked[:9]) if asked.isdecimal() else 1
+
         def state() -> object:
+            names = [name for name in self.project.runs.names() if name.startswith(STUDY_PREFIX)]
+            records, unread = self._studies_of(names, page)
             samples, left, _ = self._sampled()
-            return len(samples), left
+            return len(records), unread, len(samples), left
 
         return changed_events(request, state, lambda: 1.0)
 
@@ -185,10 +193,10 @@ class LawPages:
 
     # --- Reading.
 
-    def _stamped(self, names: Sequence[str]) -> list[tuple[str, int]]:
-        """Each name with the size of its journal; those without one are left out."""
-        files = [(name, self.project.runs.folder(name) / f"{DRIVER}{SUFFIX}") for name in names]
-        return [(name, file.stat().st_size) for name, file in files if file.exists()]
+    def _stamped(self, names: Sequence[str]) -> list[tuple[str, tuple[int, bool]]]:
+        """Each name with the size of its journal, and whether it runs; those without a journal are left out."""
+        stamps = [(name, journal_stamp(self.project.runs, name)) for name in names]
+        return [(name, stamp) for name, stamp in stamps if stamp[0] >= 0]
 
     def _read_study(self, name: str) -> Iterator[StudyRecord | None]:
         yield read_study(self.project.runs.folder(name))
@@ -212,8 +220,8 @@ class LawPages:
             each for each in self.project.runs.names() if not each.startswith((STUDY_PREFIX, SEARCH_PREFIX))
         ]
         wanted = self._stamped([*dict.fromkeys([*first, *names[:MOST_RUNS]])])
-        small = [(name, size) for name, size in wanted if size <= LARGE_BYTES]
-        ended = [(name, size) for name, size in small if not self.project.runs.alive(name)]
+        small = [(name, stamp) for name, stamp in wanted if stamp[0] <= LARGE_BYTES]
+        ended = [(name, stamp) for name, stamp in small if not stamp[1]]
         found, left = self._samples.known(ended, READ_S)
         return found, left, len(wanted) - len(small)
 
@@ -235,7 +243,7 @@ class LawPages:
 
         def state() -> object:
             if name.startswith(STUDY_PREFIX):
-                return self._stamped([name]), self.project.runs.alive(name)
+                return self._stamped([name])
             samples, left, _ = self._sampled(name)
             return len(samples), left
 
@@ -254,7 +262,7 @@ class LawPages:
 
         samples, left, _ = self._sampled(name)
         own = samples.get(name)
-        large = dict(self._stamped([name])).get(name, 0) > LARGE_BYTES
+        large = journal_stamp(self.project.runs, name)[0] > LARGE_BYTES
         if own is None and (large or not left):
             why = "its journal is large" if large else "it still runs or cannot be read"
             raise HTTPException(404, f"no law of {name} is shown here, as {why}: hooke curve {name}")

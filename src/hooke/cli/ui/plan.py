@@ -18,7 +18,7 @@ from hooke.journal.events import PlanChecked, PlanMade, PlannedRow
 from hooke.journal.reader import SegmentReader
 from hooke.journal.run_folders import DRIVER
 from hooke.journal.segments import SUFFIX
-from hooke.pages.run_index import PartReader
+from hooke.pages.run_index import PartReader, journal_stamp
 from hooke.pages.server import READ_S, PageServer, changed_events
 from hooke.project.folder import Project
 
@@ -105,17 +105,18 @@ class PlanPages:
 
     async def _list(self, server: PageServer, _: Request) -> Response:
         def page() -> str:
-            plans = self._made()
+            plans, unread = self._made()
             checks, left = self._checked(plans)
             rows = [_listed(made, checks) for made in plans]
-            return server.page("plans.html", plans=rows, reading=left)
+            return server.page("plans.html", plans=rows, reading=left, unread=unread)
 
         return HTMLResponse(await run_in_threadpool(page))
 
     async def _events(self, request: Request) -> Response:
         def state() -> object:
-            checks, left = self._checked(self._made())
-            return len(checks), left
+            plans, unread = self._made()
+            checks, left = self._checked(plans)
+            return len(plans), unread, len(checks), left
 
         return changed_events(request, state, lambda: 1.0)
 
@@ -123,9 +124,7 @@ class PlanPages:
         name = request.path_params["plan"]
 
         def page() -> str:
-            made = {each.plan: each for each in self._made()}.get(name)
-            if made is None:
-                raise HTTPException(404, f"there is no plan {name}")
+            made = self._made_first(name)
             checks, left = self._checked([made])
             followed = {run: check for run, check in checks.items() if check.plan == made.plan}
             shown = dict(list(followed.items())[:MOST_FOLLOWED])
@@ -143,10 +142,19 @@ class PlanPages:
 
     # --- Reading.
 
-    def _made(self) -> list[PlanMade]:
-        """All plans, the newest first; those that cannot be read are left out. A plan does not change."""
-        found, _ = self._plans.known([(name, 0) for name in self.project.plans.names()], READ_S)
-        return list(found.values())
+    def _made(self) -> tuple[list[PlanMade], int]:
+        """All plans, the newest first; those that cannot be read are left out. And how many are not read yet. A plan does not change."""
+        found, left = self._plans.known([(name, 0) for name in self.project.plans.names()], READ_S)
+        return list(found.values()), left
+
+    def _made_first(self, name: str) -> PlanMade:
+        """One plan, before all others are read. Raises HTTPException."""
+        if name not in self.project.plans.names():
+            raise HTTPException(404, f"there is no plan {name}")
+        found, _ = self._plans.known([(name, 0)], READ_S)
+        if name not in found:
+            raise HTTPException(404, f"the plan {name} cannot be read")
+        return found[name]
 
     def _read_plan(self, name: str) -> Iterator[PlanMade | None]:
         yield self.project.plans.read(name)
@@ -156,18 +164,18 @@ class PlanPages:
         oldest: dict[str, list[str]] = {}
         for made in plans:  # the newest first
             oldest[made.pipeline] = made.plan.rsplit("-", 3)[1:3]
-        wanted: list[tuple[str, int]] = []
+        wanted: list[tuple[str, tuple[int, bool]]] = []
         for name in self.project.runs.names():
             pipeline, *when = name.rsplit("-", 3)
             if pipeline not in oldest or when[:2] < oldest[pipeline]:
                 continue
-            file = self.project.runs.folder(name) / f"{DRIVER}{SUFFIX}"
-            if file.exists():
-                wanted.append((name, file.stat().st_size))
+            stamp = journal_stamp(self.project.runs, name)
+            if stamp[0] >= 0:
+                wanted.append((name, stamp))
         return self._checks.known(wanted, READ_S)
 
     def _read_check(self, run: str) -> Iterator[PlanChecked | None]:
-        """A run ends with its comparison, so all of its journal is passed. One that still runs has none; it grows, and is asked again."""
+        """A run ends with its comparison, so all of its journal is passed. One that still runs has none; when it ends, it is asked again."""
         if self.project.runs.alive(run):
             return
         checked: PlanChecked | None = None

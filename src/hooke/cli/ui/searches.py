@@ -13,9 +13,8 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from hooke.base.errors import HookeError
-from hooke.journal.run_folders import DRIVER
-from hooke.journal.segments import SUFFIX
 from hooke.journal.study_records import SEARCH_PREFIX
+from hooke.pages.run_index import journal_stamp
 from hooke.pages.server import READ_S, SHARE, PageServer, changed_events
 from hooke.project.folder import Project
 from hooke.searching.search_result import LEAST_TRIALS, Search, Trial
@@ -75,7 +74,9 @@ class SearchPages:
         async def search_events(request: Request) -> Response:
             name = self._named(request)
             return changed_events(
-                request, lambda: self._stamp(name), lambda: max(SHARE * self._took.get(name, 0.0), 0.5)
+                request,
+                lambda: journal_stamp(self._project.runs, name),
+                lambda: max(SHARE * self._took.get(name, 0.0), 0.5),
             )
 
         return [
@@ -94,16 +95,9 @@ class SearchPages:
             raise HTTPException(404, f"there is no search {name}")
         return name
 
-    def _stamp(self, name: str) -> object:
-        file = self._project.runs.folder(name) / f"{DRIVER}{SUFFIX}"
-        try:
-            return file.stat().st_size, self._project.runs.alive(name)
-        except OSError:
-            return -1, False
-
     def _state(self) -> object:
-        names = self._names()
-        return len(names), len(self._rows), [self._stamp(name) for name in names[:MOST_SEARCHES]]
+        names, runs = self._names(), self._project.runs
+        return len(names), len(self._rows), [journal_stamp(runs, name) for name in names[:MOST_SEARCHES]]
 
     def _list(self) -> dict[str, Any]:
         names, deadline = self._names(), time.monotonic() + READ_S
@@ -111,7 +105,7 @@ class SearchPages:
         return {"rows": rows, "more": max(len(names) - MOST_SEARCHES, 0)}
 
     def _row(self, name: str, *, late: bool) -> SearchRow:
-        stamp = self._stamp(name)
+        stamp = journal_stamp(self._project.runs, name)
         known = self._rows.get(name)
         if known is not None and known[0] == stamp:
             return known[1]
@@ -127,8 +121,9 @@ class SearchPages:
                 counts=found.counts(),
                 best=next((trial for trial in found.ranked() if trial.value is not None), None),
             )
-        except HookeError as error:
-            row = SearchRow(name=name, status="unreadable", counts={}, trouble=error.what)
+        except (HookeError, OSError) as error:
+            what = error.what if isinstance(error, HookeError) else str(error)
+            row = SearchRow(name=name, status="unreadable", counts={}, trouble=what)
         self._rows[name] = stamp, row
         return row
 

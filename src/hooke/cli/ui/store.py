@@ -23,6 +23,8 @@ __all__ = ["StorePages"]
 
 WAIT_S = 0.3
 """How long a request waits for the count; the page of a large store says how far it is, and fills in."""
+AGAIN_S = 5.0
+"""A count that failed is made again after so many seconds."""
 MOST_KEPT = 4
 """Counts, for as many limits."""
 MOST_TASKS = 200
@@ -66,7 +68,7 @@ class StorePages:
         counting = self._count(most)
         counting.done.wait(WAIT_S)
         if counting.error is not None:
-            raise counting.error
+            raise counting.error.with_traceback(None)  # each request that raises it would add to it
         made = counting.made if counting.most == most else None
         values: dict[str, Any] = {"made": made, "read": counting.read}
         values |= {
@@ -124,7 +126,7 @@ class StoreCount:
             self.error = error
         finally:
             self.at, ended = time.time(), time.monotonic()
-            self._again = ended + SHARE * (ended - began)
+            self._again = ended + (SHARE * (ended - began) if self.error is None else AGAIN_S)
             self.done.set()
 
     def _tell(self, read: int) -> None:
