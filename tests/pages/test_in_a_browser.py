@@ -96,9 +96,19 @@ def test_filter_sort_and_zoom(seen, pages):
     seen.js("document.querySelector('#tasks-table th button').click()")
     assert seen.js(shown) == ["score", "load", "fit"]
     assert seen.js("document.querySelector('#tasks-table th').getAttribute('aria-sort')") == "descending"
+    axis = "[...document.querySelectorAll('#lanes .axis span')].map(each => each.textContent)"
+    whole = seen.js(axis)
+    seen.js("document.getElementById('lanes').dataset.seconds = 40000")
     seen.js("document.querySelector('[data-zoom=in]').click()")
     assert seen.js("document.querySelector('#lanes svg').getAttribute('viewBox')") == "250 0 500 20"
+    assert seen.js(axis) == ["10000 s", "30000 s"]
+    seen.js("document.querySelector('[data-zoom=out]').click()")
+    assert seen.js(axis) == whole
     assert seen.troubles == []
+
+
+HIDE = "Object.defineProperty(document, 'hidden', {value: true, configurable: true}), document.dispatchEvent(new Event('visibilitychange'))"
+SHOW = "delete document.hidden, document.dispatchEvent(new Event('visibilitychange'))"
 
 
 def test_links_lead_somewhere(seen, pages):
@@ -121,6 +131,7 @@ def test_links_lead_somewhere(seen, pages):
 
 def test_a_run_is_followed_live(seen, pages):
     """It begins, is there in the list and on its page, and what happens shows on both without a reload."""
+    box = "document.querySelector('[data-filter=tasks-table]')"
     seen.open(f"{pages.address}/runs?q=slow")
     seen.js("window.same = true")
     driver = subprocess.Popen(
@@ -134,12 +145,20 @@ def test_a_run_is_followed_live(seen, pages):
         seen.js("document.querySelector('#runs tbody a').click()")
         seen.wait("document.querySelector('#graph .dg-running') !== null")
         seen.js("window.same = true")
+        # A part of the page is missing, so the whole page is put in place; what a reader did stays.
+        seen.js("document.getElementById('as-of').remove()")
+        seen.js(f"({box}).value = 'wait', ({box}).focus(), ({box}).setSelectionRange(2, 2)")
+        seen.js(HIDE)
         (pages.folder / "go").touch()
+        seen.js(SHOW)
         took = seen.wait("document.querySelector('#head .state').textContent === 'finished'")
         assert took < 30
         seen.wait("document.querySelector('#logs-list').textContent.includes('gone on')")
         assert seen.js("window.same") is True
         seen.wait("document.getElementById('live').textContent === ''")
+        assert seen.js("document.getElementById('as-of') !== null")
+        assert seen.js(f"({box}).value === 'wait' && document.activeElement === {box}")
+        assert seen.js(f"({box}).selectionStart") == 2
     finally:
         driver.kill()
         driver.wait()

@@ -75,11 +75,13 @@
     from = Math.max(0, Math.min(from, 1000 - wide));
     for (const svg of all("#lanes svg")) svg.setAttribute("viewBox", `${from} 0 ${wide} 20`);
     const axis = document.querySelectorAll("#lanes .axis span");
-    const lanes = document.getElementById("lanes");
-    if (axis.length !== 2 || wide === 1000) return;
-    const seconds = Number(lanes.dataset.seconds) / 1000;
-    axis[0].textContent = `${(from * seconds).toPrecision(3)} s`;
-    axis[1].textContent = `${((from + wide) * seconds).toPrecision(3)} s`;
+    if (axis.length !== 2) return;
+    const seconds = Number(document.getElementById("lanes").dataset.seconds) / 1000;
+    const digits = Math.min(Math.max(2 - Math.floor(Math.log10(wide * seconds)), 0), 9);
+    [from, from + wide].forEach((at, end) => {
+      if (axis[end].dataset.whole === undefined) axis[end].dataset.whole = axis[end].textContent;
+      axis[end].textContent = wide === 1000 ? axis[end].dataset.whole : `${(at * seconds).toFixed(digits)} s`;
+    });
   };
   document.addEventListener("click", (event) => {
     const step = event.target.dataset ? event.target.dataset.zoom : undefined;
@@ -100,46 +102,74 @@
     if (over) for (const box of all(".dg-box")) if (box.dataset.task === over.dataset.task) box.classList.add("hit");
   });
 
-  // What a reader has ticked and where the keyboard is stay when a part is put in place.
+  // What a reader has ticked, typed, opened and scrolled, and where the keyboard is, stay when a part is put in place.
+  const named = (each) => {
+    const place = (each.closest("[id]") || {}).id;
+    if (each.tagName === "DETAILS") return `${place} ${each.querySelector("summary").textContent}`;
+    const name = each.id || each.getAttribute("aria-label") || each.dataset.filter;
+    if (name || each.name) return name || `${each.name} ${each.type === "checkbox" ? each.value : ""}`;
+    return `${place} ${each.getAttribute("href") || ""} ${each.textContent}`;
+  };
+  const numbered = (what, where) => {
+    const count = new Map();
+    return new Map(all(what, where).map((each) => {
+      const name = named(each);
+      count.set(name, (count.get(name) || 0) + 1);
+      return [`${name} ${count.get(name)}`, each];
+    }));
+  };
+  const STATES = [
+    ["details", ["open"]],
+    [".scroll", ["scrollLeft", "scrollTop"]],
+    ["input[type=checkbox]", ["checked"]],
+    ["input:not([type=checkbox]):not([type=hidden]),select", ["value"]],
+  ];
+  const REACHED = "a,button,input,select,summary,[tabindex]";
   const kept = (where) => {
-    const named = (each) => `${each.name || ""} ${each.value || ""} ${each.getAttribute("href") || ""} ${each.textContent}`;
-    const keys = "a,button,input,select,[tabindex]";
-    const ticked = new Set(all("input:checked", where).map(named));
-    const at = where.contains(document.activeElement) ? named(document.activeElement) : undefined;
-    return () => {
-      for (const each of all("input[type=checkbox]", where)) each.checked = ticked.has(named(each));
-      const again = at === undefined ? undefined : all(keys, where).find((each) => named(each) === at);
-      if (again) again.focus({ preventScroll: true });
+    const states = STATES.map(([what, names]) => [what, numbered(what, where), names]);
+    for (const state of states) {
+      state[1].forEach((each, key) => state[1].set(key, state[2].map((name) => [name, each[name]])));
+    }
+    const at = document.activeElement;
+    const reached = where.contains(at) ? Array.from(numbered(REACHED, where)).find((each) => each[1] === at) : undefined;
+    const typed = reached && at.type === "search" ? [at.selectionStart, at.selectionEnd] : undefined;
+    return (fresh) => {
+      for (const [what, known] of states) {
+        numbered(what, fresh).forEach((each, key) => {
+          for (const [name, was] of known.get(key) || []) if (each[name] !== was) each[name] = was;
+        });
+      }
+      const again = reached ? numbered(REACHED, fresh).get(reached[0]) : undefined;
+      if (again && again !== document.activeElement) again.focus({ preventScroll: true });
+      if (again && typed) again.setSelectionRange(...typed);
     };
+  };
+  const put = (old, place) => {
+    const again = kept(old);
+    const fresh = place();
+    sortable(fresh);
+    again(fresh);
   };
 
   // Live: the server says that something has changed, and the parts that differ are put in place.
   const live = document.getElementById("live");
   const refresh = async () => {
     const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+    if (answer.status === 404) throw new Error(GONE);
     if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const ids = (where) => all("[data-live]", where).map((each) => each.id).join();
     if (ids(page) !== ids(document)) {
-      document.getElementById("main").replaceWith(page.getElementById("main"));
-      sortable(document.getElementById("main"));
+      const old = document.getElementById("main");
+      put(old, () => { old.replaceWith(page.getElementById("main")); return document.getElementById("main"); });
     } else {
       for (const fresh of all("[data-live]", page)) {
         const old = document.getElementById(fresh.id);
-        if (old.dataset.was === undefined) old.dataset.was = "";
-        if (old.dataset.was !== fresh.innerHTML) {
-          const text = fresh.innerHTML;
-          const open = all("details", old).map((each) => each.open);
-          const charts = all("svg.chart", old).indexOf(document.activeElement);
-          const mine = kept(old);
-          old.replaceChildren(...fresh.childNodes);
-          mine();
-          if (charts >= 0) (all("svg.chart", old)[charts] || document.body).focus({ preventScroll: true });
-          all("details", old).forEach((each, at) => { each.open = open[at] || false; });
-          for (const name of Object.keys(fresh.dataset)) old.dataset[name] = fresh.dataset[name];
-          old.dataset.was = text;
-          sortable(old);
-        }
+        const text = fresh.innerHTML;
+        if (old.dataset.was === text) continue;
+        put(old, () => { old.replaceChildren(...fresh.childNodes); return old; });
+        for (const name of Object.keys(fresh.dataset)) old.dataset[name] = fresh.dataset[name];
+        old.dataset.was = text;
       }
     }
     document.title = page.title;
@@ -147,23 +177,39 @@
     zoomed();
     return page.body.dataset.follow !== undefined;
   };
+  const GONE = "what this page shows is gone";
   const follow = (address) => {
-    const source = new EventSource(address);
+    let source;
     let busy = false;
     let again = false;
+    let over = false;
+    const close = () => { if (source) source.close(); source = undefined; };
     const changed = async () => {
       if (busy) { again = true; return; }
       busy = true;
       try {
-        do { again = false; if (!(await refresh())) source.close(); } while (again);
-        live.textContent = source.readyState === EventSource.CLOSED ? "" : "live";
+        do { again = false; over = !(await refresh()); } while (again && !over);
+        live.textContent = over ? "" : "live";
       } catch (error) {
         live.textContent = String(error.message || error);
+        over = error.message === GONE;
       } finally { busy = false; }
+      if (over) close();
     };
-    source.addEventListener("open", () => { live.textContent = "live"; });
-    source.addEventListener("changed", changed);
-    source.addEventListener("error", () => { live.textContent = "not connected; trying again"; });
+    // A browser has six connections to a server: a page that nobody sees needs none.
+    const open = () => {
+      if (source || over || document.hidden) return;
+      const own = source = new EventSource(address);
+      own.addEventListener("open", () => { live.textContent = "live"; });
+      own.addEventListener("changed", changed);
+      own.addEventListener("error", () => {
+        if (own !== source) return;
+        if (own.readyState === EventSource.CLOSED) source = undefined;
+        live.textContent = source ? "not connected; trying again" : "no longer live: reload the page";
+      });
+    };
+    document.addEventListener("visibilitychange", () => { if (document.hidden) close(); else open(); });
+    open();
   };
 
   // Charts by keyboard: the arrows go through what the pointer would be told.
