@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooke.base.errors import UsageError
-from hooke.base.formats import format_bytes, format_seconds
+from hooke.base.formats import format_bytes, format_seconds, without_password
 from hooke.base.units import parse_bytes, parse_seconds
 
 
@@ -113,3 +113,20 @@ def test_a_size_is_short(size):
 )
 def test_spans_as_text(seconds, text):
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("uri", "text"),
+    [
+        ("http://ann:secret@host:5000/x?token=secret", "http://host:5000/x"),
+        ("https://secret@host", "https://host"),
+        ("postgresql://ann:sec/ret@host/db", "postgresql://host/db"),
+        ("postgresql://ann:sec@ret@host/db", "postgresql://host/db"),
+        ("postgresql://ann:sec?ret@host/db", "postgresql://host/db"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("sqlite:////home/ann@work/mlflow.db", "sqlite:////home/ann@work/mlflow.db"),
+        ("mlruns", "mlruns"),
+    ],
+)
+def test_addresses_without_what_is_secret(uri, text):
+    assert without_password(uri) == text

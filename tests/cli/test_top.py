@@ -13,7 +13,7 @@ from tests.cli.jobs import SLOW
 from hooke.base.files import FileLock
 from hooke.cli.top import LiveFleetRow, MachineRow, MachineWatch, RunningRow, ServiceRow, TopSnapshot, picture
 from hooke.fleets.fleet_folder import find_fleet
-from hooke.journal.events import RunStarted, StudyStarted
+from hooke.journal.events import BackendTrouble, RunStarted, StudyStarted
 from hooke.journal.fleet_events import (
     FleetWanted,
     LaunchAnswered,
@@ -199,6 +199,23 @@ def test_runs_searches_and_studies_are_followed_and_trials_are_their_searchs(tmp
         assert rows["search-fit-1"].note == "2 trials, best 0.8" and rows["search-fit-1"].status == "stopping"
     with contextlib.closing(MachineWatch([project])) as watch:
         assert not [each for each in watch.look().runs if each.project == str(tmp_path)]
+
+
+def test_what_cannot_be_read_is_said_and_hides_nothing_else(tmp_path):
+    project = Project.at(tmp_path)
+    project.create()
+    (project.runs.create("a-20261125-000001-x") / LOCK).symlink_to(LOCK)
+    folder = project.runs.create("b-20261125-000002-x")
+    lock = FileLock(folder / LOCK)
+    assert lock.try_acquire()
+    with Journal.create(folder, DRIVER, durable="none") as journal:
+        journal.append(RunStarted(run=folder.name, pipeline="b", entry="b.py:b"))
+        journal.append(BackendTrouble(about="pod", message="no workers\nas the quota is used up"))
+    with contextlib.closing(MachineWatch([project])) as watch:
+        found = watch.look()
+    lock.release()
+    assert [each.note for each in found.runs if each.run == folder.name] == ["pod: no workers"]
+    assert len([each for each in found.trouble if "a-20261125-000001-x" in each]) == 1
 
 
 FLEETS = '[fleets.gpus]\nprovider = "processes"\ncommand = ["sleep", "1"]\nusd_per_hour = 1.5\n'

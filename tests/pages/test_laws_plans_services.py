@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote
 
+import msgspec
 import pytest
 from starlette.testclient import TestClient
 from tests.pages.conftest import SCRIPT, Pages, hooke, served_pages
@@ -18,6 +19,7 @@ from tests.services.supervisor.supervised import hooke as serve
 from tests.support.browser import Browser
 
 from hooke.base.clock import SystemClock
+from hooke.base.files import FileLock
 from hooke.cli.ui.subjects import subjects_of
 from hooke.journal.events import (
     Measured,
@@ -32,6 +34,7 @@ from hooke.journal.events import (
     StudyStarted,
     TaskChecked,
 )
+from hooke.journal.run_folders import LOCK
 from hooke.journal.service_events import (
     BatchSize,
     BatchWindow,
@@ -412,7 +415,7 @@ class TestLaws:
 
 
 class TestPlans:
-    def test_runs_are_found_without_reading_those_before_it(self, project, asking):
+    def test_runs_are_found_without_reading_those_before_it(self, project, asking, monkeypatch):
         plan = "train-20261125-000010-aaaa"
         rows = tuple(
             PlannedRow(configuration=name, machine="x", workers=2, seconds=(1.0, 2.0, 3.0), usd=usd)
@@ -436,6 +439,19 @@ class TestPlans:
         assert "slower" in text and "2, planned 3" in text and "not counted" in text
         assert after in shown(asking, "/plans")
         shown(asking, "/plans/nothing", status=404)
+        ends = "train-20261125-000012-aaaa"
+        played(project, ends, RunStarted(at=AT, run=ends, pipeline="train", entry="job.py:train"), check)
+        lock = FileLock(project.runs.folder(ends) / LOCK)
+        assert lock.try_acquire()
+        assert ends not in shown(asking, "/plans")
+        lock.release()
+        assert ends in shown(asking, "/plans")
+        monkeypatch.setattr("hooke.cli.ui.plan.READ_S", -1.0)
+        project.plans.add(
+            msgspec.structs.replace(project.plans.read(plan), plan="train-20261125-000020-aaaa")
+        )
+        assert "1 more plans are being read" in shown(asking, "/plans")
+        assert "unpriced" in shown(asking, "/plans/train-20261125-000020-aaaa")
 
 
 class TestServices:

@@ -35,7 +35,7 @@ from hooke.pages.run_report import (
     kept_report,
     polyline,
 )
-from hooke.pages.timeline import MOST_LANES, WIDTH, TimelineView
+from hooke.pages.timeline import MOST_LANES, WIDTH, Bar, Lane, Timeline, TimelineView
 from hooke.running.run_page import run_html_file
 
 NASTY = "</script></style><script>hacked()</script><img src=x onerror=hacked()>'\"`{{7*7}}&\x1b[31m\u202e"
@@ -146,6 +146,14 @@ class TestText:
         }
         html = report_file(report)
         assert 300_000 < len(html.encode()) <= MOST_BYTES
+
+    def test_a_timeline_that_does_not_fit_gives_way(self, tmp_path):
+        bar = Bar(kind="compute", x=1.0, width=2.0, said="x" * 290)
+        lane = Lane(worker="w", bars=(bar,) * 6000, compute_s=1.0, transfer_s=0.0, wait_s=0.0, attempts=6000)
+        report = report_of(nasty_run(tmp_path))
+        html = report_file(replace(report, timeline=Timeline(seconds=9.0, lanes=(lane,), single=True)))
+        assert len(html.encode()) <= MOST_BYTES
+        assert "Its 1 lanes are too large for a file" in html
 
 
 class TestTimeline:

@@ -261,6 +261,25 @@ class TestRuns:
         assert RunCosts(project)([view_of(project.runs, run).row(2e9)]) == {run: "$1.25"}
         assert cost_text(project, run) == "$1.25"
 
+    def test_a_fleet_whose_ledger_is_damaged_says_nothing_else(self, tmp_path):
+        (tmp_path / "hooke.toml").write_text('[fleets.pool]\ncommand = ["sleep", "1"]\n')
+        folder = tmp_path / ".hooke" / "fleets" / "pool"
+        folder.mkdir(parents=True)
+        (folder / "ledger.journal").write_bytes(b"not a journal at all, but long enough to be one")
+        project = Project.at(tmp_path)
+        made = PageServer(
+            RunIndex(project.runs),
+            name="shop",
+            beside=lambda run, ended: ("", {}),
+            subjects=subjects_of(project),
+        )
+        with client(made) as asking:
+            page = asking.get("/fleets/pool").text
+            assert "this file is not a journal" in page
+            assert "unreadable" in page
+            assert "no machines" not in page
+            assert "$0" not in page
+
     def test_no_more_is_compared_than_a_page_can_read(self, server, runs, tmp_path):
         for number in range(12):
             Played(tmp_path, f"r{number}-20261125-{number:06d}-x").end()

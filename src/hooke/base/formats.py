@@ -10,6 +10,7 @@ import reprlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
+from urllib.parse import urlsplit
 
 __all__ = [
     "BINARY",
@@ -27,6 +28,7 @@ __all__ = [
     "short_repr",
     "text_of",
     "tries_text",
+    "without_password",
 ]
 
 
@@ -231,3 +233,12 @@ def first_line(text: str, most: int = 200) -> str:
     """The first line of `text` on one line of at most `most` characters."""
     line = " ".join(text.strip().partition("\n")[0][: 10 * most].split())
     return line if len(line) <= most else f"{line[: most - 4].rstrip()} ..."
+
+
+def without_password(uri: str) -> str:
+    """The address to show: without user, password and query. A password that was not quoted may have any character."""
+    scheme, separator, rest = uri.partition("://")
+    authority = urlsplit(uri).netloc
+    if "@" in rest and ("@" in authority or ":" in authority):
+        rest = rest.rpartition("@")[2]
+    return f"{scheme}{separator}{rest.partition('?')[0]}"

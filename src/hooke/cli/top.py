@@ -19,7 +19,7 @@ import msgspec
 import psutil
 
 from hooke.base.errors import HookeError
-from hooke.base.formats import aligned, format_seconds
+from hooke.base.formats import aligned, first_line, format_seconds
 from hooke.cli.options import in_project, json_option
 from hooke.fleets.elastic import LedgerMeter, run_meter
 from hooke.fleets.fleet_folder import KEEPER_LOCK, FleetFolder, fleets_of
@@ -279,11 +279,14 @@ class MachineWatch:
         fleets: list[tuple[LiveFleetRow, list[MachineRow]]] = []
         live: set[Path] = set()
         for project in self._projects(trouble):
-            for folder in _live_runs(project):
+            for folder in _live_runs(project, trouble):
                 live.add(folder)
                 with _told(trouble, folder):
                     runs += self._run(project, folder)
-            services += [_service(project, each) for each in service_folders(project) if each.running()]
+            with _told(trouble, project.root):
+                for service in service_folders(project):
+                    with _told(trouble, service.path):
+                        services += [_service(project, service)] if service.running() else []
             with _told(trouble, project.root):
                 for fleet in fleets_of(project):
                     with _told(trouble, fleet.path):
@@ -329,7 +332,8 @@ def _told(trouble: list[str], where: Path) -> Iterator[None]:
     try:
         yield
     except (HookeError, OSError) as error:
-        trouble.append(f"{where}: {error.what if isinstance(error, HookeError) else error}")
+        said = error.what if isinstance(error, HookeError) else str(error)
+        trouble.append(f"{where}: {first_line(said)}")
 
 
 def projects_at_work() -> list[Path]:
@@ -349,10 +353,13 @@ def projects_at_work() -> list[Path]:
     return sorted(found)
 
 
-def _live_runs(project: Project) -> Iterator[Path]:
-    for name in project.runs.names():
-        if project.runs.alive(name):
-            yield project.runs.folder(name)
+def _live_runs(project: Project, trouble: list[str]) -> list[Path]:
+    found: list[Path] = []
+    with _told(trouble, project.runs.path):
+        for name in project.runs.names():
+            with _told(trouble, project.runs.folder(name)):
+                found += [project.runs.folder(name)] if project.runs.alive(name) else []
+    return found
 
 
 class _FollowedRun:
@@ -396,7 +403,7 @@ class _FollowedRun:
             usd=None if meter is None else meter.usd(now),
             usd_per_hour=sum(price for _, price in _billed(own)),
             fleet="" if meter is None else meter.fleet,
-            note=self._said() or row.message,
+            note=first_line(self._said() or row.message),
         )
 
     def _note(self, event: object) -> None:
@@ -455,7 +462,7 @@ def _service(project: Project, folder: ServiceFolder) -> ServiceRow:
         rate=sum(known) if known else None,
         p99_s=max((each for each in p99 if each is not None), default=None),
         url=facts.get("url") or "",
-        note=note,
+        note=first_line(note),
     )
 
 

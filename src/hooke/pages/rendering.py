@@ -26,8 +26,15 @@ __all__ = ["MOST_BYTES", "asset", "file_policy", "page_of", "report_file"]
 
 MOST_BYTES = 2_000_000
 """Of a report's file: mail servers refuse more than a few megabytes, after base64."""
-STEPS = ((600_000, 200, 500), (0, 200, 500), (0, 20, 200), (0, 20, 50), (0, 0, 10))
-"""Bytes of pictures, logs and rows of a table in a file: the first of these with which it is small enough."""
+STEPS = (
+    (600_000, 200, 500, True),
+    (0, 200, 500, True),
+    (0, 20, 200, True),
+    (0, 20, 50, True),
+    (0, 20, 200, False),
+    (0, 0, 10, False),
+)
+"""Bytes of pictures, logs, rows of a table, and whether there is a timeline in a file: the first of these with which it is small enough."""
 TABLES = (
     "parameters",
     "tags",
@@ -48,11 +55,14 @@ LONGEST = 300
 def report_file(report: RunReport) -> str:
     """The run's page as one file of at most MOST_BYTES: it loads nothing, and its policy allows its own style and script alone.
 
-    Pictures that do not fit are listed only; then logs and rows of tables give way.
+    Pictures that do not fit are listed only; then logs, rows of tables and the timeline give way.
     """
     html = ""
-    for pictures, logs, rows in STEPS:
+    for pictures, logs, rows, timeline in STEPS:
         made = _shortened(report, logs, rows)
+        if not timeline and made.timeline is not None:
+            lanes = {"timeline": len(made.timeline.lanes)}
+            made = replace(made, timeline=None, left_out=made.left_out | lanes)
         html = page_of("run.html", inline=True, report=made, previews=_previews(made, pictures), links=False)
         if len(html.encode()) <= MOST_BYTES:
             break

@@ -29,7 +29,7 @@ from hooke.base.formats import readable
 from hooke.base.this_process import RareCollections
 from hooke.journal.run_view import RunRow
 from hooke.pages.rendering import TEMPLATES, asset, page_of, report_file
-from hooke.pages.run_index import LARGE_BYTES, SORTS, STATUSES, FoundRuns, RunIndex, journal_stamp
+from hooke.pages.run_index import LARGE_BYTES, SORTS, STATUSES, RunIndex, journal_stamp
 from hooke.pages.run_report import WORTH_EVENTS, RunFollower, RunReport, keep_report, kept_report
 
 __all__ = ["PageServer", "SubjectPages", "changed_events", "serve_pages"]
@@ -38,8 +38,8 @@ READ_S = 0.4
 """How long the first request reads a journal; the page of a longer one says how far it is, and fills in."""
 READ_ON_S = 3.0
 """How long the next ones do, while that page is there to look at."""
-POLL_S = 0.25
-"""Between two looks at what a page follows."""
+POLL_S, MOST_POLL_S = 0.25, 1.0
+"""Between two looks at what a page follows: the more, the longer a look takes."""
 LEAST_S = 0.5
 """Between two changes that a browser is told of."""
 SHARE = 50
@@ -92,7 +92,7 @@ class PageServer:
         """Runs whose cost is known: with more of them, the list has changed."""
         self._known: dict[str, tuple[int, tuple[str, dict[str, str]]]] = {}
         self.took: dict[str, float] = {}
-        """Run -> seconds that its page took to make again; the first time it has the whole journal to read."""
+        """Run, or address of a list -> seconds that its page took to make again; the first time of a run it has the whole journal to read."""
 
     def routes(self) -> list[Route]:
         """All routes; they only read."""
@@ -113,6 +113,10 @@ class PageServer:
         """A page with the links to all subjects at its top."""
         links = [("Runs", "/runs"), *((each.title, each.address) for each in self.subjects if each.title)]
         return page_of(template, inline=False, subjects=links, project=self.name, **values)
+
+    def pause(self, address: str) -> float:
+        """Seconds between two changes of a list that a browser is told of."""
+        return max(1.0, SHARE * self.took.get(address, 0.0))
 
     def app(self, *, hosts: frozenset[str], token: str) -> ASGIApp:
         """The routes behind the gate."""
@@ -137,33 +141,27 @@ class PageServer:
             raise HTTPException(400, "this page has no such filter")
         number = int(asked.get("page", "1")[:9])
 
-        def find() -> tuple[FoundRuns, dict[str, str]]:
+        def made() -> str:
+            began = time.monotonic()
             found = self.index.page(query=query, status=status, sort=sort, page=number)
             costs = self._costs([row for _, row, _ in found.rows if row is not None])
             self._priced.update(costs)
-            return found, costs
+            page = self.page(
+                "runs.html",
+                query=query,
+                status=status,
+                sort=sort,
+                statuses=STATUSES,
+                sorts=SORTS,
+                runs=found,
+                costs=costs,
+                address=functools.partial(_address, asked),
+            )
+            # A search that goes on does so at once: it ends when it has looked at all runs.
+            self.took["/runs"] = 0.0 if found.partial else time.monotonic() - began
+            return page
 
-        found, costs = await run_in_threadpool(find)
-        page = self.page(
-            "runs.html",
-            query=query,
-            status=status,
-            sort=sort,
-            statuses=STATUSES,
-            sorts=SORTS,
-            rows=found.rows,
-            costs=costs,
-            found=found.found,
-            total=found.total,
-            looked=found.looked,
-            partial=found.partial,
-            unread=found.unread,
-            brief=found.brief,
-            page=found.page,
-            pages=found.pages,
-            address=functools.partial(_address, asked),
-        )
-        return HTMLResponse(page)
+        return HTMLResponse(await run_in_threadpool(made))
 
     async def _run(self, request: Request) -> Response:
         run = self._named(request)
@@ -239,7 +237,9 @@ class PageServer:
         return await run_in_threadpool(find)
 
     async def _runs_events(self, request: Request) -> Response:
-        return changed_events(request, lambda: (self.index.state(), len(self._priced)), lambda: 1.0)
+        return changed_events(
+            request, lambda: (self.index.state(), len(self._priced)), lambda: self.pause("/runs")
+        )
 
     async def _run_events(self, request: Request) -> Response:
         run = self._named(request)
@@ -283,11 +283,12 @@ def changed_events(request: Request, state: Callable[[], object], least_s: Calla
     async def stream() -> AsyncIterator[str]:
         last: object = None
         while not await request.is_disconnected():
+            began = time.monotonic()
             try:
                 now = await run_in_threadpool(state)
             except (HookeError, OSError, HTTPException):  # its page says that it cannot be read, or is gone
                 return
-            pause = POLL_S
+            pause = max(POLL_S, min(SHARE * (time.monotonic() - began), MOST_POLL_S))
             if now != last:  # also at first: the page may be older than this
                 last, pause = now, max(least_s(), LEAST_S)
                 yield "event: changed\ndata:\n\n"

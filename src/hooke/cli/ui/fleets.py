@@ -14,7 +14,6 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from hooke.base.errors import HookeError
-from hooke.base.files import FileLock
 from hooke.fleets.fleet_folder import FleetFolder, fleets_of, line_of
 from hooke.journal.fleet_events import LaunchIntended, LedgerRecord
 from hooke.journal.segments import SUFFIX
@@ -59,18 +58,24 @@ class FleetRow:
 
     name: str
     provider: str
-    most: int = 0
     price: float = 0.0
     wanted: int = 0
     machines: tuple[FleetMachine, ...] = ()
     usd: float = 0.0
-    keeper: str = ""
-    """Who keeps it at its size."""
+    kept_by: str = ""
+    """What keeps it at its size; empty if nothing does."""
     forgotten: bool = False
     """Whether nobody ends its machines any more."""
-    rented: bool = False
     records: Sequence[LedgerRecord] = ()
     trouble: str = ""
+
+    @property
+    def there(self) -> int:
+        """How many machines are known to be there; the others were asked for, or are ending."""
+        return sum(
+            each.phase in (PHASES[MachinePhase.STARTING], PHASES[MachinePhase.READY])
+            for each in self.machines
+        )
 
     @property
     def usd_per_hour(self) -> float:
@@ -93,8 +98,10 @@ class FleetPages:
 
         async def fleets(_: Request) -> Response:
             def page() -> str:
-                rows = [self._row(each) for each in fleets_of(self._project)]
-                return server.page("fleets.html", rows=rows)
+                began = time.monotonic()
+                made = server.page("fleets.html", rows=[self._row(each) for each in fleets_of(self._project)])
+                server.took[self.address] = time.monotonic() - began
+                return made
 
             return HTMLResponse(await run_in_threadpool(page))
 
@@ -112,7 +119,9 @@ class FleetPages:
 
         async def fleets_events(request: Request) -> Response:
             return changed_events(
-                request, lambda: [self._stamp(each) for each in fleets_of(self._project)], lambda: 1.0
+                request,
+                lambda: [self._stamp(each) for each in fleets_of(self._project)],
+                lambda: server.pause(self.address),
             )
 
         async def fleet_events(request: Request) -> Response:
@@ -137,32 +146,24 @@ class FleetPages:
         """Differs when the ledger has grown, a keeper has come or gone, and now and then: what machines cost grows with time."""
         file = chosen.path / f"{LEDGER}{SUFFIX}"
         size = file.stat().st_size if file.exists() else 0
-        return (
-            size,
-            chosen.detached,
-            FileLock(chosen.path / "controller.lock").taken(),
-            int(time.time() / TICK_S),
-        )
+        return size, chosen.kept_by, int(time.time() / TICK_S)
 
     def _row(self, chosen: FleetFolder) -> FleetRow:
         now, name, provider = time.time(), chosen.name, chosen.settings.provider
         try:
             records, price = self._records(chosen), chosen.usd_per_hour
-            most = chosen.caps.most(price)
         except HookeError as error:
             return FleetRow(name=name, provider=provider, trouble=str(error))
         state = restored(name, records)
         return FleetRow(
             name=name,
             provider=provider,
-            most=most,
             price=price,
             wanted=state.wanted,
             machines=_machines(state, records, now),
             usd=cost_usd(records, [(0.0, now)]),
-            keeper=_keeper(chosen),
+            kept_by=chosen.kept_by,
             forgotten=chosen.up_was_killed,
-            rented=chosen.is_rented,
             records=records,
         )
 
@@ -187,14 +188,6 @@ def _machines(state: FleetState, records: Sequence[LedgerRecord], now: float) ->
         )
         for member in state.members.values()
     )
-
-
-def _keeper(chosen: FleetFolder) -> str:
-    if chosen.detached:
-        return "a keeper in the cluster"
-    if chosen.up_was_killed:
-        return "nobody: the `hooke fleet up` that rented them was killed"
-    return "a command on this machine" if FileLock(chosen.path / "controller.lock").taken() else "nobody"
 
 
 def _limits(chosen: FleetFolder) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from hooke.base.errors import JournalError, UsageError
+from hooke.base.formats import without_password
 from hooke.models import registry_protocol as protocol
 from hooke.pages.run_report import ReportedCode
 from hooke.pages.server import READ_S, PageServer, changed_events
@@ -27,7 +27,6 @@ MOST_VERSIONS = 100
 MOST_LINEAGES = 10
 """Versions of which the page says where they come from: the newest ones, and those with an alias."""
 MOST_CODE = 50
-PASSWORD = re.compile("//[^/@]*@")
 FACTS = ("commit", "branch", "data files", "host", "environment", "Python", "Hooke")
 """Of a run's environment, those that say what a model is made of."""
 
@@ -100,7 +99,7 @@ class ModelPages:
         names = registry.names()
         rows = [(name, registry.versions(name)) for name in names[:MOST_MODELS]]
         more = max(len(names) - MOST_MODELS, 0)
-        return {"rows": rows, "more": more, "place": PASSWORD.sub("//", registry_uri(self._project))}
+        return {"rows": rows, "more": more, "place": without_password(registry_uri(self._project))}
 
     def _versions(self, server: PageServer, name: str) -> list[VersionRow]:
         """The versions, the newest first. Raises HTTPException for a model that is not registered, HookeError without an answer."""

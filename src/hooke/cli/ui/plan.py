@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -151,7 +152,7 @@ class PlanPages:
         """One plan, before all others are read. Raises HTTPException."""
         if name not in self.project.plans.names():
             raise HTTPException(404, f"there is no plan {name}")
-        found, _ = self._plans.known([(name, 0)], READ_S)
+        found, _ = self._plans.known([(name, 0)], math.inf)
         if name not in found:
             raise HTTPException(404, f"the plan {name} cannot be read")
         return found[name]

@@ -55,7 +55,13 @@ class SearchPages:
         """The list and a search, each with its events."""
 
         async def searches(_: Request) -> Response:
-            return HTMLResponse(await run_in_threadpool(lambda: server.page("searches.html", **self._list())))
+            def page() -> str:
+                began = time.monotonic()
+                made = server.page("searches.html", **self._list())
+                server.took[self.address] = time.monotonic() - began
+                return made
+
+            return HTMLResponse(await run_in_threadpool(page))
 
         async def search(request: Request) -> Response:
             name = self._named(request)
@@ -69,7 +75,7 @@ class SearchPages:
             return HTMLResponse(await run_in_threadpool(page))
 
         async def searches_events(request: Request) -> Response:
-            return changed_events(request, self._state, lambda: 1.0)
+            return changed_events(request, self._state, lambda: server.pause(self.address))
 
         async def search_events(request: Request) -> Response:
             name = self._named(request)

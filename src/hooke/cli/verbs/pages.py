@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,7 @@ import click
 from hooke.base.distributions import install_command
 from hooke.base.errors import MissingExtra, UsageError
 from hooke.base.files import write_atomic
-from hooke.base.formats import format_bytes
+from hooke.base.formats import format_bytes, without_password
 from hooke.cli.drive import load_pipeline, user_code
 from hooke.cli.options import complete_run, debug_option, in_project
 from hooke.cli.parameters import Parameters
@@ -74,13 +75,14 @@ LIGHT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 def ui(*, mlflow: bool, port: int | None, project: Project) -> int:
     """Show the project's runs in a browser, until Ctrl-C: graph, tasks, timeline, failures, logs and artifacts, live.
 
-    Beside them are its scaling laws, its plans, and its services with their load, latencies and replicas.
+    Runs that are ticked are compared. Beside them are its scaling laws, its plans, its services with their load, latencies and replicas,
+    its searches, its models, its store and its fleets.
 
     Only this machine reaches the pages (127.0.0.1), and only with the token in the printed address. They change nothing.
     With --mlflow, and runs shipped to a server (MLFLOW_TRACKING_URI, or an http:// `uri` in hooke.toml), print its address.
     """
     if mlflow:
-        _mlflow(project, port or MLFLOW_PORT)
+        _mlflow(project, MLFLOW_PORT if port is None else port or _free_port())
         return 0
     missing = [name for name in ("jinja2", "starlette", "uvicorn") if find_spec(name) is None]
     if missing:
@@ -124,6 +126,13 @@ def _serve(project: Project, port: int) -> int:
     return 0
 
 
+def _free_port() -> int:
+    """A port that nobody has now: MLflow's server would not say which one it took."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
+
+
 def _mlflow(project: Project, port: int) -> None:
     if find_spec("mlflow") is None:
         raise MissingExtra(
@@ -134,9 +143,12 @@ def _mlflow(project: Project, port: int) -> None:
     default = f"sqlite:///{project.root / 'mlflow.db'}"
     uri = os.environ.get("MLFLOW_TRACKING_URI") or options.get("uri") or default
     if uri.startswith(("http://", "https://")):
-        click.echo(f"runs are shipped to a server: {uri}")
+        click.echo(f"runs are shipped to a server: {without_password(uri)}")
         return
-    click.echo(f"MLflow on {uri}: http://127.0.0.1:{port} in a few seconds; stop with Ctrl-C", err=True)
+    click.echo(
+        f"MLflow on {without_password(uri)}: http://127.0.0.1:{port} in a few seconds; stop with Ctrl-C",
+        err=True,
+    )
     sys.stderr.flush()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", uri]
