@@ -440,7 +440,7 @@ class RunFollower:
         """From these segments alone: what is to be known of their attempts was read with the driver's."""
         events = [event for file in files for segment in read(file) for event in segment.events]
         attempts: dict[int, AttemptFacts] = {}
-        for number in {getattr(event, "attempt", None) for event in events} & self._plans.keys():
+        for number in self._plans.keys() & {getattr(event, "attempt", None) for event in events}:
             plan, status = self._plans[number], "finished" if number in self._finished else "running"
             attempts[number] = AttemptFacts(
                 task=plan.task, node=plan.node, key=plan.key, number=1, started_at=0.0, status=status
