@@ -338,7 +338,10 @@ class TestWhatIsRead:
         """A copied folder's journal has the id of the original; a run that has only begun has no journal."""
         played = Played(tmp_path, "r-20261125-000001-x")
         played.end("stopped")
+        keep_report(played.folder, report_of(played))
         shutil.copytree(played.folder, played.folder.with_name("copy"))
+        assert kept_report(played.folder, START).row.run == played.run
+        assert kept_report(played.folder.with_name("copy"), START) is None
         (played.folder.parent / "new").mkdir()
         runs = RunsFolder(played.folder.parent)
         for name, status in (("copy", "stopped"), ("new", "new")):

@@ -484,16 +484,14 @@ def keep_report(folder: Path, report: RunReport) -> None:
 
 
 def kept_report(folder: Path, now: float) -> RunReport | None:
-    """The kept report; None if there is none, it is of another version, or the run has gone on or logged since."""
+    """The kept report; None if there is none, it is of another version or run (of which the folder is a copy), or the run has gone on or logged since."""
     try:
         data = (folder / KEPT).read_bytes()
         kept = msgspec.msgpack.decode(data, type=_Kept, dec_hook=lambda kind, value: kind(value))
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
-    if kept.form != _FORM or kept.stamp != _journal_bytes(folder):
-        return None
-    row = msgspec.structs.replace(kept.report.row, run=folder.name)
-    return replace(kept.report, now=now, row=row)
+    current = kept.form == _FORM and kept.stamp == _journal_bytes(folder)
+    return replace(kept.report, now=now) if current and kept.report.row.run == folder.name else None
 
 
 def _journal_bytes(folder: Path) -> int:

@@ -152,7 +152,7 @@ class FleetPages:
         now, name, provider = time.time(), chosen.name, chosen.settings.provider
         try:
             records, price = self._records(chosen), chosen.usd_per_hour
-        except HookeError as error:
+        except (HookeError, OSError) as error:
             return FleetRow(name=name, provider=provider, trouble=str(error))
         state = restored(name, records)
         return FleetRow(
