@@ -34,6 +34,7 @@ from hooke.journal.events import (
     RetryPlanned,
     RunMadeOf,
     RunStarted,
+    StudyStarted,
 )
 from hooke.journal.reader import SegmentReader, read
 from hooke.journal.run_folders import DRIVER, RunsFolder
@@ -316,6 +317,8 @@ class RunFollower:
         """
         if isinstance(event, RunStarted):
             return msgspec.structs.replace(event, run=self.run)
+        if isinstance(event, StudyStarted):
+            return msgspec.structs.replace(event, study=self.run)
         if isinstance(event, NodePlanned):
             code = self._codes.setdefault(tuple(event.code.values()), event.code)
             task, kind, where = sys.intern(event.task), sys.intern(event.kind), sys.intern(event.where)
