@@ -91,8 +91,12 @@ def test_on_dask_the_longest_goes_first_once_it_is_known_and_is_named(faults: Fa
     faults.source(SKEWED)
     with Fleet("dask", workers=2) as fleet:
         runs = [faults.run(on=fleet) for _ in range(2)]
-    first, second = ([event.lo for event in events_of(run, AttemptStarted)] for run in runs)
-    assert first.index(9) > 2
-    assert second.index(9) < 2
+    # On a busy machine an order may have several items.
+    first, second = (
+        next(at for at, event in enumerate(events_of(run, AttemptStarted)) if event.lo <= 9 < event.hi)
+        for run in runs
+    )
+    assert first > 2
+    assert second < 2
     (longest,) = skewed_items(runs[0].journal)
     assert (longest.task, longest.item) == ("measured", 9)
