@@ -260,7 +260,7 @@ def test_a_run_in_a_thread_says_what_ended_it(workshop):
     order = RunOrder(pipeline=pipeline, params={"x": 1}, on="serial")
     driver = prepare(order, workshop.project, clock=BrokenClock())
     run = Run(driver.project, driver.run)
-    run.follow(driver)
+    run.drive_behind(driver)
     with pytest.raises(PermissionError):
         run.result()
 
