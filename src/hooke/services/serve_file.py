@@ -34,6 +34,7 @@ from hooke.serving.limits import BODY_LIMIT, MOST_KEYS, body_memory_bytes
 from hooke.serving.observing.observer import SLOW_S, RequestObserver
 from hooke.serving.observing.request_log import RequestLog, RequestLogOptions
 from hooke.serving.observing.tracing import TraceSettings, start_tracing
+from hooke.serving.openai.openai_routes import CHAT, UNHURRIED
 from hooke.serving.replica import DOCS, Replica
 from hooke.serving.service import SETUP, Service, service_of
 
@@ -41,6 +42,7 @@ __all__ = [
     "InheritedSocket",
     "ObserveOptions",
     "ServeOutcome",
+    "answered_paths",
     "body_room",
     "check_bindings",
     "curl_example",
@@ -72,16 +74,27 @@ def token_file_of(declared: Service, project: Project, bind_config: BindConfig) 
     return path
 
 
+def answered_paths(declared: Service) -> str:
+    """What clients may ask for: `POST /predict, POST /explain`."""
+    own = [f"/{name}" for name in declared.methods()]
+    return ", ".join(f"POST {path}" for path in [*own, *(UNHURRIED if declared.protocol == "openai" else ())])
+
+
 def curl_example(declared: Service, bind_config: BindConfig, token_file: Path | None, address: str) -> str:
     """A shell command that calls the service."""
-    name, function = next(iter(declared.methods().items()))
-    fields = ", ".join(f'"{field}": ...' for field in list(inspect.signature(function).parameters)[1:])
+    if declared.protocol == "openai":
+        path, messages = CHAT, '[{"role": "user", "content": "Hello"}]'
+        fields = f'"model": "{declared.name}", "messages": {messages}'
+    else:
+        name, function = next(iter(declared.methods().items()))
+        path = f"/{name}"
+        fields = ", ".join(f'"{field}": ...' for field in list(inspect.signature(function).parameters)[1:])
     words = ["curl"]
     if bind_config.tls is not None:
         words.append(f"--cacert {shlex.quote(_short(bind_config.tls.cert))}")
     if token_file is not None:
         words.append(f'-H "Authorization: Bearer $(cat {shlex.quote(_short(token_file))})"')
-    words.append(f"-H content-type:application/json -d '{{{fields}}}' {address}/{name}")
+    words.append(f"-H content-type:application/json -d '{{{fields}}}' {address}{path}")
     warned = (
         "" if token_file is not None else "--no-auth: every program on this machine can call the service; "
     )
@@ -356,9 +369,8 @@ def _observed(
 
 def _lines(declared: Service, ask: str, docs: str) -> tuple[str, ...]:
     """The lines that say that it answers; this process takes its share of the machine."""
-    paths = ", ".join(f"POST /{name}" for name in declared.methods())
     share = apply_share(declared)
-    told = (f"{declared.name} answers: {paths}; Ctrl-C drains and ends it", ask, docs)
+    told = (f"{declared.name} answers: {answered_paths(declared)}; Ctrl-C drains and ends it", ask, docs)
     if not declared.replicas[0]:
         told = (
             *told,

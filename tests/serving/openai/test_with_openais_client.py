@@ -1,9 +1,14 @@
 """OpenAI's own client: what it asks for comes, whole and as a stream, and what it can't have is an error of its own kinds."""
 
 import asyncio
+import json
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import openai
 import pytest
@@ -325,3 +330,30 @@ def test_a_class_that_lacks_something_is_told_so():
     bare = service(protocol="openai")(type("Bare", (Paged,), {"setup": lambda self: None}))
     with pytest.raises(UsageError, match="has no limits after setup"), served(bare):
         pass
+
+
+def test_what_hooke_serve_says_of_it_can_be_pasted(tmp_path):
+    """The command, from its start to its first answer."""
+    (tmp_path / "hooke.toml").touch()
+    (tmp_path / "paged_model.py").write_text(Path(__file__).with_name("paged_model.py").read_text())
+    command = [sys.executable, "-P", "-m", "hooke", "serve", "paged_model.py:Paged", "--port", "0"]
+    with (
+        (tmp_path / "said").open("w") as said,
+        subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said) as served_here,
+    ):
+        try:
+            deadline = time.monotonic() + 120
+            while "try: curl" not in (tmp_path / "said").read_text():
+                assert served_here.poll() is None, (tmp_path / "said").read_text()
+                assert time.monotonic() < deadline, (tmp_path / "said").read_text()
+                time.sleep(0.05)
+            text = (tmp_path / "said").read_text()
+            assert "POST /v1/chat/completions" in text
+            line = next(line for line in text.splitlines() if "try: curl" in line)
+            asked = "curl -s " + line.partition("try: curl")[2]
+            answer = subprocess.run(
+                ["sh", "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=True
+            )
+            assert json.loads(answer.stdout)["choices"][0]["message"]["role"] == "assistant", answer.stdout
+        finally:
+            served_here.send_signal(signal.SIGINT)

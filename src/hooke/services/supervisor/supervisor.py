@@ -36,6 +36,7 @@ from hooke.services.arrival_log import ArrivalLog
 from hooke.services.control_socket import ControlServer, ServiceCommand
 from hooke.services.reload.reloader import Sources
 from hooke.services.serve_file import (
+    answered_paths,
     api_keys,
     check_bindings,
     curl_example,
@@ -544,8 +545,9 @@ class Supervisor:
         if said == self._said or self.core.closing or not (names or self._said):
             return
         if not self._said:
-            paths = ", ".join(f"POST /{name}" for name in self.declared.methods())
-            self._say(f"{self.declared.name} answers: {paths}; Ctrl-C drains and ends it")
+            self._say(
+                f"{self.declared.name} answers: {answered_paths(self.declared)}; Ctrl-C drains and ends it"
+            )
             token_file = Path(self._source.token_file) if self._source.token_file else None
             self._say(curl_example(self.declared, self.options.bind_config, token_file, self.url))
             self._say(docs_line(self.url))

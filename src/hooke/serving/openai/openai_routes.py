@@ -30,7 +30,7 @@ from hooke.serving.problems import Problem, too_many
 from hooke.serving.routes import Route
 from hooke.serving.service import Service
 
-__all__ = ["UNHURRIED", "OpenAIRoutes"]
+__all__ = ["CHAT", "UNHURRIED", "OpenAIRoutes"]
 
 CHAT, COMPLETIONS = f"{OPENAI}chat/completions", f"{OPENAI}completions"
 UNHURRIED = (CHAT, COMPLETIONS)
