@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from hooke.serving.admission import StreamLimit
@@ -240,6 +241,22 @@ class MethodCalls:
             return answer
         finally:
             self._async_calls -= 1
+            self.open_calls -= 1
+
+    @contextmanager
+    def unbatched(self) -> Iterator[None]:
+        """Count a call that has no batch: as in progress, and for the windows as answered, or left by its client."""
+        windows, began = self.dispatch.windows, time.perf_counter()
+        self.called += 1
+        self.open_calls += 1
+        try:
+            yield
+        except CallerGone:
+            windows.gone(time.perf_counter() - began)
+            raise
+        else:
+            windows.unbatched(time.perf_counter() - began)
+        finally:
             self.open_calls -= 1
 
     async def watched(

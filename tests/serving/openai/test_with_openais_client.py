@@ -262,6 +262,17 @@ def test_of_several_stops_the_first_in_the_text_counts(client):
     assert answer.choices[0].text == whole[: min(whole.index(early), whole.index(late))]
 
 
+def test_requests_count_for_the_number_of_replicas(paged, client):
+    """By the windows that the autoscaler reads, as calls of other services do."""
+    windows = paged.replica.dispatch.windows
+    before = windows.arrived
+    client.completions.create(model="Paged", prompt=LONG, temperature=0)
+    list(client.completions.create(model="Paged", prompt=LONG, temperature=0, stream=True))
+    client.embeddings.create(model="Paged", input="aa")
+    assert windows.arrived == before + 3
+    assert paged.replica.calls.open_calls == 0
+
+
 def test_a_process_that_ends_cuts_a_stream_with_an_error_in_it():
     with served() as it, it.client() as client:
         events = client.completions.create(

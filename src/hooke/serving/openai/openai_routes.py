@@ -128,18 +128,16 @@ class OpenAIRoutes:
             for number in range(asked.n)
         ]
         writer = AnswerWriter(asked, exchange.id.decode())
-        calls.called += 1
-        calls.open_calls += 1
         try:
-            engine.submit(answers)
-            send = self._stream if asked.stream else self._whole
-            await calls.watched(send(exchange, writer, answers), exchange, exchange.path, math.inf)
+            with calls.unbatched():
+                engine.submit(answers)
+                send = self._stream if asked.stream else self._whole
+                await calls.watched(send(exchange, writer, answers), exchange, exchange.path, math.inf)
         except Problem as problem:
             if not exchange.status:
                 raise
             await exchange.end(writer.failed(problem))  # the process ends, and cuts the stream
         finally:
-            calls.open_calls -= 1
             engine.cancel(answers)
 
     def _check_tokens(self, asked: AskedAnswer, engine: TokenEngine) -> None:
@@ -157,6 +155,7 @@ class OpenAIRoutes:
 
     def _check_room(self, engine: TokenEngine, calls: MethodCalls, count: int, exchange: Exchange) -> None:
         """Raises Problem (429) if so many more may not wait; the proxy asks another replica, if there is one."""
+        calls.dispatch.windows.arrived += 1
         if count > engine.room:
             pass_on = exchange.can_pass_on
             calls.dispatch.windows.full(passed_on=pass_on)
@@ -215,12 +214,8 @@ class OpenAIRoutes:
         texts, asked = read_embeddings(await calls.body(exchange.json_body()))
         self._check_model(asked.model)
         self._check_room(engine, calls, 1, exchange)
-        calls.called += 1
-        calls.open_calls += 1
-        try:
+        with calls.unbatched():
             counts, made = await calls.watched(engine.embed(texts), exchange, "embeddings")
-        finally:
-            calls.open_calls -= 1
         rows = [
             {
                 "object": "embedding",
