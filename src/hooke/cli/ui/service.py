@@ -366,9 +366,9 @@ def _facts(record: ServiceRecord) -> Iterator[tuple[str, str]]:
     began = record.until - _now_s(record)
     part = time_slice(record.windows, record.staff, began=began, ended=record.until)
     percent = record.declared.slo_percent or 99.0
-    yield "received", f"{part.asked / part.seconds:.3g}/s"
-    yield "answered", f"{part.answered / part.seconds:.3g}/s"
-    yield "not answered", f"{part.unanswered / part.seconds:.2g}/s"
+    yield "received", _rate(part.asked / part.seconds)
+    yield "answered", _rate(part.answered / part.seconds)
+    yield "not answered", _rate(part.unanswered / part.seconds)
     for each in sorted({50.0, percent}):
         quantile = part.quantile_s(each)
         yield f"p{each:g}", "unknown" if quantile is None else format_seconds(quantile)
@@ -454,3 +454,8 @@ def _batches(whole: BatchWindow) -> Iterator[BatchRow]:
                 batches=size.batches,
                 seconds=size.seconds / size.batches,
             )
+
+
+def _rate(value: float) -> str:
+    """Requests per second without an exponent: `1,170/s`."""
+    return f"{value:,.0f}/s" if value >= 100 else f"{value:.3g}/s"
