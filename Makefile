@@ -6,7 +6,7 @@ EXTRAS := remote,dask,ray,demo,data,features,plot,mlflow,comet,neptune,models,se
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-canary soak-causes soak-exports soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-lambda soak-loaders soak-zero check bench bench-costs docs screenshots clean
+.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-canary soak-causes soak-exports soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-lambda soak-loaders soak-tokens soak-zero check bench bench-costs docs screenshots clean
 
 # Most tests wait for processes, so more of them run at once than there are cores: the order is that of tests/fixtures/sessions.py.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
@@ -68,6 +68,9 @@ soak-canary: venv  ## roll out good and bad versions of a service with kills in 
 
 soak-zero: venv  ## go from no replica to one and back 200 times with kills in each state, and record it
 	$(BIN)/python -m benchmarks.serving.zero --record
+
+soak-tokens: venv  ## have 200 users of a language model read for ten minutes while replicas come, go and are killed, and record it
+	$(BIN)/python -m benchmarks.serving.token_storm --record
 
 check: venv  ## lint, format, types, floors, dependencies, docs
 	$(BIN)/ruff check .

@@ -37,6 +37,7 @@ def pieces(step) -> list[tuple[int, int]]:
 PARTS = 4
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("part", range(PARTS))
 def test_histories(part):
     """No request starves, no page is lost or used twice, limits hold, and the least urgent gives way."""

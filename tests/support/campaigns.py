@@ -97,6 +97,14 @@ CAMPAIGNS = {
             seconds=1000,
         ),
         Campaign(
+            module="tests.serving.openai.test_language_model",
+            tests=1,
+            unit="prompts",
+            sample=60,
+            full=1000,
+            seconds=60,
+        ),
+        Campaign(
             module="tests.providers.test_lambda_cloud",
             tests=8,
             unit="histories",

@@ -19,7 +19,7 @@ from benchmarks.serving.chaos.served import Load, Served
 from benchmarks.serving.chaos.toll import Toll, tolls
 from benchmarks.serving.chaos.watch import Ports, memory_mb
 
-__all__ = ["Course", "Result", "run"]
+__all__ = ["CALM_S", "Course", "Result", "kinds_in_turn", "run", "say"]
 
 CALM_S = 2.0
 """Between two blows, and before the first and after the last."""
@@ -83,7 +83,7 @@ def _one(served: Served, course: Course, over: threading.Event) -> Result:
     with Load(served, course.rate, course.seconds + MOST_S) as load:
         time.sleep(CALM_S)
         before_mb = memory_mb(served)
-        for kind in _kinds(course, load.began):
+        for kind in kinds_in_turn(course, load.began):
             if over.is_set():
                 break
             say(f"{served.name}: {kind}")
@@ -107,7 +107,7 @@ def _one(served: Served, course: Course, over: threading.Event) -> Result:
     )
 
 
-def _kinds(course: Course, began: float) -> Iterator[str]:
+def kinds_in_turn(course: Course, began: float) -> Iterator[str]:
     """Each once in its order; then, in rounds of another order each, until the time is over. What was added is removed again."""
     yield from course.kinds
     chance = random.Random(0)

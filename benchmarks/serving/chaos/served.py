@@ -57,19 +57,20 @@ def ready_pids(facts: Facts) -> set[int]:
 
 
 class Served:
-    """One service of `programs/chaos_service.py` in a project of its own; a context manager that leaves no process behind."""
+    """One service of a file of `programs` in a project of its own; a context manager that leaves no process behind."""
 
-    def __init__(self, name: str, folder: Path, replicas: int) -> None:
+    def __init__(self, name: str, folder: Path, replicas: int, *, program: str = "chaos_service.py") -> None:
         self.name = name
         self.folder = folder
         self.replicas = replicas
+        self.program = program
         self.supervisors: list[Supervised] = []
         self.runs: list[str] = []
         self._factor = 0
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True)
-        for file in ("chaos_service.py", "chaos_models.py"):
+        for file in (self.program, "chaos_models.py"):
             shutil.copy(PROGRAMS / file, self.folder)
         self._trainer = subprocess.Popen(
             [sys.executable, "chaos_models.py"],
@@ -101,7 +102,7 @@ class Served:
     def supervise(self) -> None:
         """Start a supervisor; it takes up what an earlier one left."""
         one = Supervised(
-            self.folder, "--replicas", str(self.replicas), *WORDS, file=f"chaos_service.py:{self.name}"
+            self.folder, "--replicas", str(self.replicas), *WORDS, file=f"{self.program}:{self.name}"
         )
         self.supervisors.append(one)
         self.url = one.url

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,9 @@ QUIET = "between events"
 FRONT = "Envoy killed, `kill -9`"
 SLACK_S = 0.05
 """How exactly it is known when a blow fell: a request that was sent so soon after it may have been sent before."""
+
+HEARD_S = 2.0
+"""How much later a busy client may hear of it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,20 +39,27 @@ class Toll:
     """From the blow until full strength, each time."""
 
 
-def tolls(outcomes: Outcomes, blows: Sequence[Blow], began: float) -> list[Toll]:
+def tolls(
+    outcomes: Outcomes,
+    blows: Sequence[Blow],
+    began: float,
+    *,
+    takes: tuple[str, Collection[int]] = (FRONT, {Fate.LOST}),
+) -> list[Toll]:
     """One of each kind, and one of the time between. `began` is when the load did, by the clock of the blows.
 
-    A request belongs to the first blow during which it was under way, from then until full strength; but one whose connection
-    was lost when Envoy was killed to that, whatever held it up before.
+    A request belongs to the first blow during which it was under way, from then until full strength; but one that failed while a blow
+    was felt that `takes` requests along, in one of the ways given there, to that, whatever held it up before.
     """
     found: dict[str, Toll] = {}
     free = np.ones(len(outcomes), dtype=np.bool_)
-    with_front = np.zeros(len(outcomes), dtype=np.bool_)
+    taken = np.zeros(len(outcomes), dtype=np.bool_)
+    taker, ways = takes
     for blow in blows:
-        if blow.kind == FRONT:
+        if blow.kind == taker:
             at, strong = blow.at - began, blow.strong - began
-            with_front |= (outcomes.ended >= at) & (outcomes.ended <= strong)
-    with_front &= outcomes.status == Fate.LOST
+            taken |= (outcomes.ended >= at) & (outcomes.ended <= strong + HEARD_S)
+    taken &= np.isin(outcomes.status, list(ways))
     for blow in sorted(blows, key=lambda one: one.at):
         at, strong = blow.at - began, blow.strong - began
         toll = found.setdefault(blow.kind, Toll(kind=blow.kind))
@@ -57,7 +67,7 @@ def tolls(outcomes: Outcomes, blows: Sequence[Blow], began: float) -> list[Toll]
         toll.strong_s.append(strong - at)
         toll.under_way += int(((outcomes.begun <= at + SLACK_S) & (outcomes.ended >= at)).sum())
         mine = free & (outcomes.begun <= strong) & (outcomes.ended >= at)
-        mine &= ~with_front | (blow.kind == FRONT)
+        mine &= ~taken | (blow.kind == taker)
         free &= ~mine
         _add(toll, outcomes, mine)
     rest = Toll(kind=QUIET)

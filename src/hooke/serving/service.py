@@ -111,7 +111,7 @@ def service(
     wait: str | float | None = None,
     timeout: str | float = TIMEOUT_S,
     start_timeout: str | float = START_TIMEOUT_S,
-    idempotent: bool = False,
+    idempotent: bool | None = None,
     cpus: int | None = None,
     gpus: float = 0,
     standby: bool = False,
@@ -130,7 +130,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     wait: str | float | None = None,
     timeout: str | float = TIMEOUT_S,
     start_timeout: str | float = START_TIMEOUT_S,
-    idempotent: bool = False,
+    idempotent: bool | None = None,
     cpus: int | None = None,
     gpus: float = 0,
     standby: bool = False,
@@ -146,7 +146,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     streams. An optional `setup(self, ...)` is called once, in the same thread, before the first request.
 
     `replicas` is the number of processes, or the fewest and the most: `(0, 8)` runs none while there are no calls, and the next call waits for the first one; `slo` the promise (`"p99 < 50ms"`); `idempotent`
-    whether an unanswered request may be sent again. After `timeout` (seconds, or text such as `"2s"`) a request is
+    whether an unanswered request may be sent again, which those of `protocol="openai"` may by default. After `timeout` (seconds, or text such as `"2s"`) a request is
     answered with 504; for a generator it is the time to each item. A replica whose `setup` takes longer than `start_timeout` is ended.
 
     `max_batch` is the most rows that a method takes at once. Parameters annotated `list[...]`, `Sequence[...]` or
@@ -196,7 +196,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
             start_timeout_s=starts_s,
             wait_s=waits_s,
             fill=fill,
-            idempotent=bool(idempotent),
+            idempotent=protocol == "openai" if idempotent is None else bool(idempotent),
             cpus=cpus,
             gpus=float(gpus),
             standby=bool(standby),
