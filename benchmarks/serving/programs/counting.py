@@ -26,6 +26,12 @@ def count(rows: int) -> None:
     _numbers[1] += rows
 
 
+def counted(rows: int, spent: int) -> None:
+    """Some rows, and what they took of something."""
+    _numbers[0] += rows
+    _numbers[1] += spent
+
+
 def model() -> Any:
     """The regressor that MODEL names."""
     return pickle.loads(Path(os.environ["MODEL"]).read_bytes())
