@@ -198,3 +198,23 @@ def test_the_gain_over_static_batches_is_near_what_the_lengths_allow(name, slots
     found = batches(name, slots, lengths(name)[:400])
     assert found["gain"] >= 0.85 * found["bound"]
     assert found["bound"] > 0.7 * bound
+
+
+def test_the_load_is_what_is_not_computed_and_what_answers_are_expected_to_have():
+    it = scheduler(slots=1, step_tokens=10)
+    first, second = offered(it, request(prompt=15, most=4), request(prompt=20, most=9))
+    load = it.load()
+    assert (load.running, load.waiting, load.waiting_tokens) == (0, 2, 15 + 4 + 20 + 9)
+    it.stepped(it.step(0.0))
+    load = it.load(0.5)
+    assert (load.running, load.running_tokens, load.waiting_tokens) == (1, 5 + 4, 20 + 9)
+    assert (load.taken, load.prompt_tokens, load.computed, load.busy_s) == (2, 35, 10, 0.5)
+    while not first.ended:
+        it.stepped(it.step(0.0))
+    assert it.expected_answer == 4, "as the only one that has ended"
+    load = it.load()
+    assert (load.ended, load.answer_tokens, load.outstanding) == (1, 4, 20 + 4)
+    while not second.ended:
+        it.stepped(it.step(0.0))
+    assert it.load().outstanding == 0
+    assert it.load().computed == 15 + 3 + 20 + 8, "nobody has seen the last token of an answer"

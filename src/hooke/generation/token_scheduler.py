@@ -19,13 +19,19 @@ from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
+
 from hooke.base.errors import UsageError
 from hooke.generation.page_pool import PagePool
 
-__all__ = ["Piece", "TokenLimits", "TokenRequest", "TokenScheduler", "TokenStep"]
+__all__ = ["Piece", "TokenLimits", "TokenLoad", "TokenRequest", "TokenScheduler", "TokenStep"]
 
 ANSWER_WEIGHT = 2
 """What a token of an answer counts, where one of a prompt counts 1: it takes a step of its own."""
+ASSUMED_ANSWER = 128
+"""Tokens that an answer is expected to have before any has ended."""
+ANSWERS = 100
+"""The expected length of an answer is the mean of about so many, the last ones most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +122,43 @@ class TokenStep:
         return sum(piece.tokens for piece in self.pieces)
 
 
+class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """What a language model has to do at a moment, and what it has done so far, in requests and tokens.
+
+    The tokens of a request that it has to do are those of its prompt that are not computed, and the expected rest of its answer.
+    """
+
+    running: int = 0
+    """Requests."""
+    waiting: int = 0
+    """Requests."""
+    running_tokens: int = 0
+    """To do for the running requests."""
+    waiting_tokens: int = 0
+    """To do for the waiting ones."""
+    memory_tokens: int = 0
+    """How many fit in its memory."""
+    taken: int = 0
+    """Requests so far, without those that were refused."""
+    prompt_tokens: int = 0
+    """Of their prompts."""
+    reused: int = 0
+    """Tokens of prompts that were in memory."""
+    ended: int = 0
+    """Requests that were answered whole."""
+    answer_tokens: int = 0
+    """Of their answers."""
+    computed: int = 0
+    """Tokens of prompts and answers that were computed."""
+    busy_s: float = 0.0
+    """Seconds in which it computed them."""
+
+    @property
+    def outstanding(self) -> int:
+        """Tokens to do."""
+        return self.running_tokens + self.waiting_tokens
+
+
 class TokenScheduler:
     """The waiting and the running requests. All times are seconds of one monotonic clock.
 
@@ -128,6 +171,9 @@ class TokenScheduler:
         self.running: list[TokenRequest] = []
         """The most urgent first, then who began first."""
         self.waiting = 0
+        self.expected_answer = float(ASSUMED_ANSWER)
+        """Tokens that an answer has, by those that have ended."""
+        self._taken = self._prompts = self._reused = self._answered = self._answers = self._computed = 0
         self._lines: dict[tuple[int, Hashable], deque[TokenRequest]] = {}
         """By urgency and user, who arrived first at the head."""
         self._served: dict[Hashable, float] = {}
@@ -148,7 +194,32 @@ class TokenScheduler:
         self._begin_user(request.user)
         self._line(request).append(request)
         self.waiting += 1
+        self._taken += 1
+        self._prompts += request.prompt
         return ""
+
+    def load(self, busy_s: float = 0.0) -> TokenLoad:
+        """What there is to do, and what was done in `busy_s` seconds of computing."""
+        waiting = [each for line in self._lines.values() for each in line]
+        return TokenLoad(
+            running=len(self.running),
+            waiting=self.waiting,
+            running_tokens=sum(self._left(each) for each in self.running),
+            waiting_tokens=sum(self._left(each) for each in waiting),
+            memory_tokens=self.pool.pages * self.pool.page_tokens,
+            taken=self._taken,
+            prompt_tokens=self._prompts,
+            reused=self._reused,
+            ended=self._answered,
+            answer_tokens=self._answers,
+            computed=self._computed,
+            busy_s=busy_s,
+        )
+
+    def _left(self, request: TokenRequest) -> int:
+        """Tokens to do. An answer that is longer than expected is expected to be half as long again."""
+        rest = max(self.expected_answer - request.answered, self.expected_answer / 2)
+        return request.length - request.computed + math.ceil(min(rest, request.most - request.answered))
 
     def cancel(self, request: TokenRequest) -> None:
         """Nobody wants the rest. Its place is free at once, but for a step that computes it now."""
@@ -204,12 +275,14 @@ class TokenScheduler:
                 continue
             gives = piece.gives_token
             request.computed += piece.tokens
+            self._computed += piece.tokens
             self._name_pages(request, piece.start)
             if gives:
                 request.answered += 1
                 if request in last or request.answered >= request.most:
                     request.ended = True
                     answered.append(request)
+                    self._count_answer(request)
                     self._end(request)
         return answered
 
@@ -293,7 +366,9 @@ class TokenScheduler:
         self._leave_line(request, waits=True)
         request.pages = known
         request.computed = len(known) * self.pool.page_tokens
-        request.reused = request.reused or request.computed
+        if not request.evictions:
+            request.reused = request.computed
+            self._reused += request.reused
         request.rank = rank
         tokens = min(request.length - request.computed, spare)
         grown = self._grow(request, request.computed + tokens)
@@ -316,6 +391,11 @@ class TokenScheduler:
         self.waiting -= 1
         if not waits:
             self._leave_user(request.user)
+
+    def _count_answer(self, request: TokenRequest) -> None:
+        self._answered += 1
+        self._answers += request.answered
+        self.expected_answer += (request.answered - self.expected_answer) / min(self._answered, ANSWERS)
 
     def _end(self, request: TokenRequest) -> None:
         self.running.remove(request)

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from hooke.base.errors import HookeError
+from hooke.generation.token_scheduler import TokenLoad
 from hooke.journal.service_events import ModelEvent
 from hooke.processes.devices import anonymous_bytes
 from hooke.serving.asgi import Application, AsgiWire, Receive, Send
@@ -156,6 +157,10 @@ class Replica:
     def ready(self) -> bool:
         """Whether it is ready for requests."""
         return self.state is State.READY
+
+    def take_token_load(self) -> tuple[TokenLoad, tuple[tuple[str, int], ...]] | None:
+        """As `TokenEngine.take_load`; None if no language model runs here. Any thread may call this."""
+        return self._openai.take_load() if self._openai is not None else None
 
     def pass_on(self, most_bytes: int) -> None:
         """There are other replicas, and a proxy that asks one of them if this one is full and the body has at most so many bytes."""

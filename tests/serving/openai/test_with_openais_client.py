@@ -368,3 +368,17 @@ def test_what_hooke_serve_says_of_it_can_be_pasted(tmp_path):
             assert json.loads(answer.stdout)["choices"][0]["message"]["role"] == "assistant", answer.stdout
         finally:
             served_here.send_signal(signal.SIGINT)
+
+
+def test_a_replica_reports_what_it_has_to_do_and_which_requests_that_counts(paged, client):
+    paged.replica.take_token_load()
+    asked = [client.completions.create(model="Paged", prompt=LONG, temperature=0, n=2) for _ in range(3)]
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(model="Paged", prompt="x" * 500)
+    load, taken = paged.replica.take_token_load()
+    assert [tokens for _, tokens in taken] == [len(LONG)] * 3 + [0]
+    assert [name for name, _ in taken[:3]] == [each._request_id for each in asked]
+    assert (load.running, load.waiting, load.outstanding) == (0, 0, 0)
+    assert load.memory_tokens == 200 * 8
+    assert load.busy_s > 0
+    assert paged.replica.take_token_load() == (load, ())

@@ -92,6 +92,8 @@ class ReplicaUpdate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     latencies: tuple[tuple[int, int], ...] = ()
     """With `counts`: all its answer times so far, as (bin, count) of `BatchWindow.latencies`."""
     events: tuple[ModelEvent, ...] = ()
+    taken: tuple[tuple[str, int], ...] = ()
+    """Requests of a language model, by id, that `report.tokens` counts since the last update, and the tokens of their prompts."""
 
 
 class ProxyUp(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from hooke.generation.token_scheduler import TokenLoad
 from hooke.journal.service_events import (
     ReplicaEnded,
     ReplicaLeft,
@@ -77,6 +78,8 @@ class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
     """How long its event loop has not turned."""
     batch_s: float = 0.0
     """How long the current batch has run; 0 without one."""
+    tokens: TokenLoad | None = None
+    """What its language model has to do; None of other services."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

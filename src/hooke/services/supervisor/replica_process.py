@@ -131,6 +131,7 @@ class ReplicaReporter:
         answered, looked = self._replica.answered, self._memory_at
         calls = self._replica.calls
         memory = self._memory_now(now)
+        tokens, taken = self._replica.take_token_load() or (None, ())
         report = ReplicaReport(
             state=self._replica.state.value,
             in_flight=self._replica.active,
@@ -141,6 +142,7 @@ class ReplicaReporter:
             memory_bytes=memory,
             loop_late_s=self._loop_late_s(now),
             batch_s=self._batch_s(now),
+            tokens=tokens,
         )
         counts = self._counts(answered, anew=looked != self._memory_at)
         dispatch = self._replica.dispatch
@@ -150,7 +152,14 @@ class ReplicaReporter:
             else ()
         )
         return encode(
-            ReplicaUpdate(report=report, windows=windows, counts=counts, latencies=latencies, events=events)
+            ReplicaUpdate(
+                report=report,
+                windows=windows,
+                counts=counts,
+                latencies=latencies,
+                events=events,
+                taken=taken,
+            )
         )
 
     def _counts(self, answered: int, *, anew: bool) -> Counts | None:

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from hooke.base.errors import UsageError
+from hooke.generation.token_scheduler import TokenLoad
 from hooke.serving.http import JSON, OPENAI, Exchange
 from hooke.serving.method_calls import MethodCalls
 from hooke.serving.openai.messages import (
@@ -64,6 +65,10 @@ class OpenAIRoutes:
     def broken(self) -> bool:
         """Whether the engine computes nothing any more."""
         return self._engine is not None and self._engine.broken is not None
+
+    def take_load(self) -> tuple[TokenLoad, tuple[tuple[str, int], ...]] | None:
+        """As `TokenEngine.take_load`; None before there is an engine."""
+        return self._engine.take_load() if self._engine is not None else None
 
     def close(self) -> None:
         """End the engine's thread. Called on the event loop, or when that has ended."""
@@ -127,6 +132,7 @@ class OpenAIRoutes:
             for prompt in asked.prompts
             for number in range(asked.n)
         ]
+        answers[0].identity = exchange.id.decode()
         writer = AnswerWriter(asked, exchange.id.decode())
         try:
             with calls.unbatched():

@@ -15,10 +15,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 
 from hooke.generation.page_pool import PagePool
-from hooke.generation.token_scheduler import TokenLimits, TokenRequest, TokenScheduler, TokenStep
+from hooke.generation.token_scheduler import TokenLimits, TokenLoad, TokenRequest, TokenScheduler, TokenStep
 from hooke.serving.openai.sampling import ChosenToken, TokenChooser, TokenSampling
 from hooke.serving.problems import Problem, problem_of
 
@@ -29,6 +30,9 @@ CONTEXT_TOKENS = 5
 """Tokens of the prompt with which the first one of an answer is decoded: some begin with a space only behind others."""
 MOST_PARTS = 8
 """Tokens that may be parts of one letter; after more, they are said as they are."""
+LOAD_EVERY_S = 0.1
+MOST_TAKEN = 4096
+"""Requests that were taken and not reported: nobody asks if there is no supervisor."""
 END_S = 1.0
 """How long the end of the process waits for a step, which may take for ever."""
 
@@ -88,6 +92,8 @@ class GrowingAnswer:
     urgency: int = 0
     deadline: float = math.inf
     """Of the monotonic clock: it must have begun by then."""
+    identity: str = ""
+    """The id of its HTTP request, for the first of its answers: it is reported once it is counted."""
     request: TokenRequest | None = None
     tokens: list[int] = field(default_factory=list)
     """The prompt's, then the answer's."""
@@ -207,6 +213,10 @@ class TokenEngine:
         self._texts: deque[_Texts] = deque()
         self._closing = False
         self._of: dict[TokenRequest, GrowingAnswer] = {}
+        self._busy_s = self._loaded = 0.0
+        self._load = self.scheduler.load()
+        self._counted: deque[tuple[str, int]] = deque(maxlen=MOST_TAKEN)
+        self._taken: deque[tuple[str, int]] = deque(maxlen=MOST_TAKEN)
         self._thread = threading.Thread(target=self._run, name=f"{name} tokens", daemon=True)
         self._thread.start()
 
@@ -214,6 +224,15 @@ class TokenEngine:
     def room(self) -> int:
         """How many more requests may wait."""
         return self.limits.max_waiting - self.scheduler.waiting - len(self._new) - len(self._texts)
+
+    def take_load(self) -> tuple[TokenLoad, tuple[tuple[str, int], ...]]:
+        """What there is to do, and the requests that were counted in it since the last call, with the tokens of their prompts. Any thread may call this."""
+        with self._changed:
+            taken = tuple(self._taken)
+            self._taken.clear()
+            more = len(self._new)  # counted as requests: their tokens are not known yet
+            load = self._load
+        return msgspec.structs.replace(load, waiting=load.waiting + more) if more else load, taken
 
     def submit(self, answers: Sequence[GrowingAnswer]) -> None:
         """Begin answers. Raises Problem (503) if the engine has ended."""
@@ -257,9 +276,15 @@ class TokenEngine:
         try:
             while self._take():
                 updates = [(self._of.pop(each), _late()) for each in self.scheduler.expired(time.monotonic())]
-                step = self.scheduler.step(time.monotonic())
+                began = time.monotonic()
+                step = self.scheduler.step(began)
+                if began - self._loaded >= LOAD_EVERY_S:
+                    self._count_load(began)
                 if step.pieces:
                     updates += self._step(step)
+                    self._busy_s += time.monotonic() - began
+                if not (self.scheduler.running or self.scheduler.waiting):
+                    self._count_load(0.0)
                 self._deliver(updates)
         except BaseException as error:  # noqa: BLE001 - without the thread all requests would wait for ever
             why = problem_of(error, f"the engine of {self._name}")
@@ -270,6 +295,14 @@ class TokenEngine:
         self._deliver([(each, self.broken) for each in left])
         for each in texts:
             self._call(_embedded, each.made, self.broken)
+
+    def _count_load(self, now: float) -> None:
+        load = self.scheduler.load(self._busy_s)
+        self._loaded = now
+        with self._changed:
+            self._load = load
+            self._taken.extend(self._counted)
+            self._counted.clear()
 
     def _take(self) -> bool:
         """Wait for something to do, and take in who came and who left; whether to go on."""
@@ -293,6 +326,8 @@ class TokenEngine:
         for answer in new:
             if not answer.cancelled and (why := self._begin(answer)) is not None:
                 self._deliver([(answer, why)])
+            if answer.identity:
+                self._counted.append((answer.identity, answer.prompt_tokens))
         for answer in gone:
             if answer.request is not None:
                 scheduler.cancel(answer.request)
