@@ -136,6 +136,8 @@ class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):
     """To do for the running requests."""
     waiting_tokens: int = 0
     """To do for the waiting ones."""
+    held_tokens: int = 0
+    """Of all these requests, done or not: their prompts, and answers as long as they are expected to be."""
     memory_tokens: int = 0
     """How many fit in its memory."""
     taken: int = 0
@@ -150,8 +152,10 @@ class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):
     """Of their answers."""
     computed: int = 0
     """Tokens of prompts and answers that were computed."""
+    steps: int = 0
+    """In which it computed them."""
     busy_s: float = 0.0
-    """Seconds in which it computed them."""
+    """That these steps took."""
 
     @property
     def outstanding(self) -> int:
@@ -173,7 +177,7 @@ class TokenScheduler:
         self.waiting = 0
         self.expected_answer = float(ASSUMED_ANSWER)
         """Tokens that an answer has, by those that have ended."""
-        self._taken = self._prompts = self._reused = self._answered = self._answers = self._computed = 0
+        self._taken = self._prompts = self._reused = self._answered = self._answers = self._computed = self._steps = 0
         self._lines: dict[tuple[int, Hashable], deque[TokenRequest]] = {}
         """By urgency and user, who arrived first at the head."""
         self._served: dict[Hashable, float] = {}
@@ -201,11 +205,15 @@ class TokenScheduler:
     def load(self, busy_s: float = 0.0) -> TokenLoad:
         """What there is to do, and what was done in `busy_s` seconds of computing."""
         waiting = [each for line in self._lines.values() for each in line]
+        running_tokens = sum(self._left(each) for each in self.running)
+        waiting_tokens = sum(self._left(each) for each in waiting)
+        computed = sum(each.computed for each in (*self.running, *waiting))
         return TokenLoad(
             running=len(self.running),
             waiting=self.waiting,
-            running_tokens=sum(self._left(each) for each in self.running),
-            waiting_tokens=sum(self._left(each) for each in waiting),
+            running_tokens=running_tokens,
+            waiting_tokens=waiting_tokens,
+            held_tokens=running_tokens + waiting_tokens + computed,
             memory_tokens=self.pool.pages * self.pool.page_tokens,
             taken=self._taken,
             prompt_tokens=self._prompts,
@@ -213,6 +221,7 @@ class TokenScheduler:
             ended=self._answered,
             answer_tokens=self._answers,
             computed=self._computed,
+            steps=self._steps,
             busy_s=busy_s,
         )
 
@@ -268,6 +277,7 @@ class TokenScheduler:
         """The step was computed; `last` got their last tokens with it. Returns who was answered, also those that have all they may."""
         answered: list[TokenRequest] = []
         self._in_step = set()
+        self._steps += bool(step.pieces)
         for piece in step.pieces:
             request = piece.request
             if request.ended:
