@@ -13,17 +13,27 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import math
 import os
 import platform
 import random
+import time
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
 from hooke.generation.page_pool import PagePool
-from hooke.generation.prefix_router import BlockMemory, PrefixRouter, RoutedPrompt
-from hooke.generation.token_scheduler import TokenLimits, TokenRequest, TokenScheduler
+from hooke.generation.prefix_router import BlockMemory
+from hooke.generation.prompt_balancer import BLOCK as FRONT_BLOCK
+from hooke.generation.prompt_balancer import AskedPrompt, PromptBalancer, with_unseen
+from hooke.generation.token_scheduler import (
+    ASSUMED_ANSWER,
+    TokenLimits,
+    TokenLoad,
+    TokenRequest,
+    TokenScheduler,
+)
 
 HERE = Path(__file__).parent
 RECORD = HERE / "records" / "generation.json"
@@ -36,6 +46,10 @@ REPLICAS, SHARES = (4, 16, 64), (0.01, 0.1, 1.0)
 PROMPT_RATE, TOKEN_S, BLOCK = 8000.0, 0.02, 512
 DENSER = 0.8
 """Times the number of replicas, so much denser do prompts arrive: some 30 are then on each replica at once."""
+BYTES, FRONT_BYTES = 4, 64 << 10
+"""Bytes of a token, and those of a request that the front sees."""
+REPORT_S, LATE_S = 0.2, 0.15
+"""Each replica reports so often, and so much later the balancer hears of it."""
 WINDOW_S = 10.0
 EDGE = 2
 """Windows at either end in which the fleet fills and empties."""
@@ -155,30 +169,117 @@ class Loads:
         return sorted(max(self._windows[at]) / mean(self._windows[at]) for at in inside)
 
 
+class SimulatedReplica:
+    """A replica that reports now and then what it has to do. Each request takes as long as it would alone."""
+
+    def __init__(self, blocks: int) -> None:
+        self.memory = BlockMemory(blocks)
+        self.open: dict[int, tuple[Prompt, float]] = {}
+        """With the time at which the prompt is computed."""
+        self.taken: list[tuple[str, int]] = []
+        self.ended = self.answer_tokens = 0
+        self.expected = float(ASSUMED_ANSWER)
+
+    def take(self, number: int, asked: Prompt, at: float) -> tuple[float, int]:
+        """When it is answered, and how many blocks were there."""
+        known = self.memory.known(asked.blocks)
+        self.memory.use(asked.blocks)
+        computed = at + max(asked.prompt - BLOCK * known, 0) / PROMPT_RATE
+        self.open[number] = asked, computed
+        self.taken.append((str(number), asked.prompt))
+        return computed + TOKEN_S * asked.output, known
+
+    def end(self, number: int) -> None:
+        """It is answered."""
+        asked, _ = self.open.pop(number)
+        self.ended += 1
+        self.answer_tokens += asked.output
+        self.expected += (asked.output - self.expected) / min(self.ended, 100)
+
+    def report(self, at: float) -> tuple[TokenLoad, list[tuple[str, int]]]:
+        """As a replica does."""
+        held = 0.0
+        for asked, computed in self.open.values():
+            answered = max((at - computed) / TOKEN_S, 0)
+            held += asked.prompt + answered + max(self.expected - answered, self.expected / 2)
+        taken, self.taken = self.taken, []
+        load = TokenLoad(
+            running=len(self.open),
+            held_tokens=round(held),
+            memory_tokens=self.memory.blocks * BLOCK,
+            ended=self.ended,
+            answer_tokens=self.answer_tokens,
+        )
+        return load, taken
+
+
+class SimulatedFleet:
+    """Replicas behind the balancer of the front."""
+
+    def __init__(self, replicas: int, blocks: int) -> None:
+        self.balancer = PromptBalancer()
+        self.balancer.publish([str(replica) for replica in range(replicas)])
+        self.replicas = [SimulatedReplica(blocks) for _ in range(replicas)]
+        self.loads = Loads(replicas)
+        self.hits = 0
+        self.decision_s = 0.0
+        self._ends: list[tuple[float, int, int]] = []
+        self._next = 0
+        """The replica that reports next, at `_due`: they take turns, in steps of REPORT_S together."""
+        self._due = 0.0
+        self._on_the_way: list[tuple[float, int, TokenLoad, list[tuple[str, int]]]] = []
+
+    def until(self, at: float) -> None:
+        """Let time pass."""
+        while True:
+            ends = self._ends[0][0] if self._ends else math.inf
+            arrives = self._on_the_way[0][0] if self._on_the_way else math.inf
+            first = min(ends, arrives, self._due)
+            if first > at:
+                return
+            if first == ends:
+                ended, number, replica = heapq.heappop(self._ends)
+                asked = self.replicas[replica].open[number][0]
+                self.replicas[replica].end(number)
+                self.loads.change(replica, ended, -asked.prompt - asked.output)
+            elif first == arrives:
+                _, replica, load, taken = self._on_the_way.pop(0)
+                self.balancer.report(str(replica), load, first, taken=taken)
+            else:
+                load, taken = self.replicas[self._next].report(first)
+                self._on_the_way.append((first + LATE_S, self._next, load, taken))
+                self._next = (self._next + 1) % len(self.replicas)
+                self._due += REPORT_S / len(self.replicas)
+
+    def ask(self, number: int, asked: Prompt, at: float) -> None:
+        """A request arrives."""
+        parts = range(BLOCK * BYTES // FRONT_BLOCK)
+        seen = [(block, part) for block in asked.blocks for part in parts][: FRONT_BYTES // FRONT_BLOCK]
+        blocks = with_unseen(seen, asked.prompt * BYTES // FRONT_BLOCK)
+        sent = AskedPrompt(blocks=blocks, size=asked.prompt * BYTES, identity=str(number))
+        began = time.perf_counter()
+        chosen = self.balancer.choose(sent, at)
+        self.decision_s += time.perf_counter() - began
+        replica = int(chosen[0])
+        ends, known = self.replicas[replica].take(number, asked, at)
+        self.hits += known
+        self.loads.change(replica, at, asked.prompt + asked.output)
+        heapq.heappush(self._ends, (ends, number, replica))
+
+
 def prefixes(trace: list[Prompt], share: float, replicas: int) -> dict[str, Any]:
     """Hits and loads of a fleet whose memories have this share of all distinct blocks."""
     distinct = len({block for each in trace for block in each.blocks})
     blocks = max(int(share * distinct) // replicas, 1)
-    router = PrefixRouter()
-    for replica in range(replicas):
-        router.add(replica, blocks)
-    loads, ends = Loads(replicas), list[tuple[float, int, RoutedPrompt]]()
-    hits = spilled = 0
+    fleet = SimulatedFleet(replicas, blocks)
     for number, each in enumerate(trace):
         at = each.at / (DENSER * replicas)
-        while ends and ends[0][0] <= at:
-            ended, _, routed = heapq.heappop(ends)
-            routed.done()
-            loads.change(int(str(routed.replica)), ended, -routed.tokens)
-        sent = router.route(each.blocks, each.prompt + each.output)
-        assert sent is not None
-        hits, spilled = hits + sent.known, spilled + sent.spilled
-        loads.change(int(str(sent.replica)), at, sent.tokens)
-        took = max(each.prompt - BLOCK * sent.known, 0) / PROMPT_RATE + TOKEN_S * each.output
-        heapq.heappush(ends, (at + took, number, sent))
-    ratios = loads.ratios()
+        fleet.until(at)
+        fleet.ask(number, each, at)
+    ratios, did = fleet.loads.ratios(), fleet.balancer.facts()
     facts = {"share": share, "replicas": replicas, "blocks_each": blocks, "prompts": len(trace)}
-    facts |= {"hits": hits, "one_memory_hits": one_memory(trace, blocks * replicas), "spilled": spilled}
+    facts |= {"hits": fleet.hits, "one_memory_hits": one_memory(trace, blocks * replicas)}
+    facts |= {"spilled": did.spilled, "decision_us": round(1e6 * fleet.decision_s / len(trace))}
     return facts | {"windows": len(ratios), "highest_load": round(ratios[-1], 3) if ratios else None}
 
 

@@ -1,19 +1,20 @@
 """Which replica a prompt goes to: the one that has most of its beginning in memory, unless that has too much to do already. Pure.
 
 The router keeps, for each replica, a copy of what it should have in memory: the blocks of the prompts that it was sent, forgotten as
-the replica forgets them. So no message is needed; a replica that was restarted is added again. The load of a replica is the tokens of the requests that it has not answered, of prompts and answers.
+the replica forgets them. So no message is needed for that; a replica that was restarted is added again. The load of a replica is the tokens
+of the requests that it has not answered, of prompts and answers, divided by its speed.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 
 __all__ = ["BlockMemory", "PrefixRouter", "RoutedPrompt"]
 
-BOUND = 1.35
+BOUND = 1.32
 """Times the mean load that a replica may have with the new prompt. Averaged over ten seconds the highest is then 1.25 times the mean."""
 
 
@@ -23,7 +24,7 @@ class BlockMemory:
     def __init__(self, blocks: int) -> None:
         self.blocks = blocks
         self._kept: OrderedDict[Hashable, int] = OrderedDict()
-        """Block -> when it was used last, counted in prompts of all replicas."""
+        """Block -> when it was used last, counted in prompts of all replicas. With a block, all before it are here."""
 
     @property
     def oldest(self) -> int:
@@ -32,18 +33,23 @@ class BlockMemory:
 
     def known(self, names: Sequence[Hashable]) -> int:
         """How many of these are here, from the first on."""
-        count = 0
-        for name in names:
-            if name not in self._kept:
-                break
-            count += 1
-        return count
+        if not names or names[0] not in self._kept:
+            return 0
+        return bisect_left(names, True, key=lambda name: name not in self._kept)
 
     def use(self, names: Sequence[Hashable], now: int = 0) -> None:
         """Compute a prompt of these blocks. Of one that does not fit, the beginning is kept."""
         for name in reversed(names[: self.blocks]):
             self._kept[name] = now
             self._kept.move_to_end(name)
+        self._forget()
+
+    def resize(self, blocks: int) -> None:
+        """It has room for so many."""
+        self.blocks = blocks
+        self._forget()
+
+    def _forget(self) -> None:
         while len(self._kept) > self.blocks:
             self._kept.popitem(last=False)
 
@@ -53,6 +59,19 @@ class _Replica:
     name: Hashable
     memory: BlockMemory
     load: int = 0
+    speed: float = 1.0
+
+
+@dataclass(slots=True)
+class _Choice:
+    """A replica that a prompt may go to."""
+
+    known: int
+    """Blocks."""
+    load: float
+    """With the prompt, by its speed."""
+    order: int
+    replica: _Replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +79,15 @@ class RoutedPrompt:
     """Where a prompt goes. `known` of its blocks should be there; `spilled` if the replica with most of them has too much to do."""
 
     replica: Hashable
+    then: Hashable | None
+    """Where it goes if that can't be reached; None if there is no other."""
     tokens: int
     known: int
     spilled: bool
     _at: _Replica
 
     def done(self) -> None:
-        """It was answered, or given up. Say it once."""
+        """It was answered, or given up. Say it once, and not for replicas whose loads are set."""
         self._at.load -= self.tokens
 
 
@@ -81,8 +102,11 @@ class PrefixRouter:
     def __len__(self) -> int:
         return len(self._replicas)
 
+    def __contains__(self, replica: Hashable) -> bool:
+        return replica in self._replicas
+
     def add(self, replica: Hashable, blocks: int) -> None:
-        """A replica with memory for so many blocks. One that is known already is as if it was new, but for its load."""
+        """A replica with memory for so many blocks. One that is known already is as if it was new, but for its load and speed."""
         known = self._replicas.setdefault(replica, _Replica(replica, BlockMemory(blocks)))
         known.memory = BlockMemory(blocks)
 
@@ -90,32 +114,68 @@ class PrefixRouter:
         """It gets nothing more."""
         self._replicas.pop(replica, None)
 
+    def resize(self, replica: Hashable, blocks: int) -> None:
+        """It has memory for so many blocks."""
+        self._replicas[replica].memory.resize(blocks)
+
     def load(self, replica: Hashable) -> int:
         """Tokens of what it has not answered."""
         return self._replicas[replica].load
 
-    def route(self, names: Sequence[Hashable], tokens: int) -> RoutedPrompt | None:
+    def set_load(self, replica: Hashable, tokens: int) -> None:
+        """It has so many."""
+        self._replicas[replica].load = tokens
+
+    def set_speed(self, replica: Hashable, speed: float) -> None:
+        """Beside others with speed 1: with 0.5 it is to have half as much to do."""
+        self._replicas[replica].speed = speed
+
+    def speed(self, replica: Hashable) -> float:
+        """As it was set; 1 at first."""
+        return self._replicas[replica].speed
+
+    def route(
+        self,
+        names: Sequence[Hashable],
+        tokens: int,
+        *,
+        among: Sequence[Hashable] | None = None,
+        stays: Hashable | None = None,
+    ) -> RoutedPrompt | None:
         """Where a prompt of these blocks goes, which is `tokens` long with its expected answer; None if there is no replica.
 
-        A replica may have `bound` times the mean load, and any that has nothing to do gets a prompt of any length.
+        A replica may have `bound` times the mean load. If none is below that with the prompt, as when few have anything to do, it goes to
+        where the load is least with it. `among`: it goes to one of these; None: of all. It goes to `stays` in any case.
         """
-        if not self._replicas:
+        all_of_them = [each for each in self._replicas.values() if among is None or each.name in among]
+        if not all_of_them:
             return None
         self._prompts += 1
-        each = [
-            (-replica.memory.known(names), replica.load, order, replica)
-            for order, replica in enumerate(self._replicas.values())
+        choices = [
+            _Choice(each.memory.known(names), (each.load + tokens) / each.speed, order, each)
+            for order, each in enumerate(all_of_them)
         ]
-        mean = (sum(load for _, load, _, _ in each) + tokens) / len(each)
-        best = min(each)[0]
-        fits = [one for one in each if one[1] + tokens <= self.bound * mean]
+        staying = [one for one in choices if one.replica.name == stays]
+        best = max(one.known for one in choices)
+        chosen = staying[0] if staying else self._choose(choices, tokens)
+        others = [one for one in choices if one is not chosen]
+        then = min(others, key=lambda one: one.load).replica.name if others else None
+        chosen.replica.load += tokens
+        chosen.replica.memory.use(names, self._prompts)
+        spilled = chosen.known < best
+        return RoutedPrompt(
+            chosen.replica.name, then, tokens, chosen.known, spilled=spilled, _at=chosen.replica
+        )
+
+    def _choose(self, choices: list[_Choice], tokens: int) -> _Choice:
+        speeds = sum(one.replica.speed for one in choices)
+        mean = (sum(one.replica.load for one in choices) + tokens) / speeds
+        fits = [one for one in choices if one.load <= self.bound * mean]
         if not fits:
-            known, _, _, chosen = min(each, key=itemgetter(1, 0, 2))
-        elif all(one[0] == best for one in each):  # new to all: it displaces what was not used for longest
-            below = [one for one in fits if one[1] + tokens <= mean] or [min(fits)]
-            known, _, _, chosen = min(below, key=lambda one: (one[3].memory.oldest, one[1], one[2]))
-        else:
-            known, _, _, chosen = min(fits)
-        chosen.load += tokens
-        chosen.memory.use(names, self._prompts)
-        return RoutedPrompt(chosen.name, tokens, -known, spilled=known > best, _at=chosen)
+            return min(choices, key=lambda one: (one.load, -one.known, one.order))
+        best = max(one.known for one in choices)
+        if all(one.known == best for one in choices):  # new to all: it displaces what was not used for longest
+            least = min(fits, key=lambda one: (-one.known, one.load, one.order))
+            below = [one for one in fits if one.load <= mean] or [least]
+            return min(below, key=lambda one: (one.replica.memory.oldest, one.load, one.order))
+        return min(fits, key=lambda one: (-one.known, one.load, one.order))

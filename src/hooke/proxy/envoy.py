@@ -308,7 +308,7 @@ class Proxy:
         self._raise_if_dead()
         http, cluster = f"http.{STAT_PREFIX}.", f"cluster.{CLUSTER}."
         counted = self._admin.counters(
-            rf"^http\.{STAT_PREFIX}\.downstream_(rq|cx)_|^cluster\.{CLUSTER}\.(upstream_rq_retry|upstream_rq_(active|pending)_overflow|retry_or_shadow|outlier_detection\.ejections_(active|enforced_total)$)"
+            rf"^http\.{STAT_PREFIX}\.downstream_(rq|cx)_|^cluster\.{CLUSTER}\.(upstream_rq_retry|upstream_rq_(active|pending)_overflow|retry_or_shadow|outlier_detection\.ejections_(active|enforced_total)$)|^http\.{STAT_PREFIX}\.ext_authz\.failure_mode_allowed$"
         )
         return ProxyStats(
             connections=counted.get(f"{http}downstream_cx_active", 0),
@@ -324,6 +324,7 @@ class Proxy:
             + counted.get(f"{cluster}upstream_rq_pending_overflow", 0),
             ejected=counted.get(f"{cluster}outlier_detection.ejections_active", 0),
             ejections=counted.get(f"{cluster}outlier_detection.ejections_enforced_total", 0),
+            unrouted=counted.get(f"{http}ext_authz.failure_mode_allowed", 0),
             memory_bytes=self._admin.heap_bytes(),
             replicas={
                 place: UpstreamStats(

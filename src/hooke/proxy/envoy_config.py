@@ -11,6 +11,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from hooke.proxy.picker_config import picked_host, picker_cluster, picker_filters, picker_route
 from hooke.proxy.proxy_settings import (
     CLUSTER,
     CONNECTION_BUFFER,
@@ -286,6 +287,7 @@ def _filters(settings: ProxySettings) -> list[dict[str, Any]]:
         *limit,
         {"name": "body", "typed_config": body},
         {"name": "version", "typed_config": version},
+        *(picker_filters() if settings.prompts else ()),
         {"name": "router", "typed_config": router},
     ]
 
@@ -307,7 +309,11 @@ def _routes(settings: ProxySettings, low_keys: str) -> dict[str, Any]:
     streams = [
         {"match": {"path": path}, "route": {"cluster": CLUSTER, "timeout": "0s"}} for path in settings.streams
     ] + [
-        {"match": {"path": path}, "route": {"cluster": CLUSTER, "timeout": "0s", "idle_timeout": "0s"}}
+        {
+            "match": {"path": path},
+            "route": {"cluster": CLUSTER, "timeout": "0s", "idle_timeout": "0s"},
+            **(picker_route() if path in settings.prompts else {}),
+        }
         for path in settings.unhurried
     ]
     return {
@@ -584,6 +590,8 @@ def _clusters(settings: ProxySettings) -> list[dict[str, Any]]:
         _cluster(settings, CLUSTER, settings.endpoints_file),
         _cluster(settings, MIRROR_CLUSTER, settings.mirror_file),
     ]
+    if settings.prompts:
+        made.append(picker_cluster(_to_replicas(), CONNECT_TIMEOUT))
     if settings.metrics_socket is not None:
         # Relative to Envoy's working directory, its folder: an absolute path may be too long for a socket.
         path = os.path.relpath(settings.metrics_socket, settings.folder)
@@ -603,6 +611,7 @@ def _clusters(settings: ProxySettings) -> list[dict[str, Any]]:
 
 def _cluster(settings: ProxySettings, name: str, endpoints_file: Path) -> dict[str, Any]:
     file = {"path": str(endpoints_file), "watched_directory": {"path": str(endpoints_file.parent)}}
+    balanced = _by_version(_least_request())
     return {
         "name": name,
         "type": "EDS",
@@ -614,7 +623,7 @@ def _cluster(settings: ProxySettings, name: str, endpoints_file: Path) -> dict[s
         # Otherwise a removed host keeps its traffic until a health check of Envoy's own fails, and there is none.
         "ignore_health_on_host_removal": True,
         "connect_timeout": CONNECT_TIMEOUT,
-        "load_balancing_policy": _by_version(_least_request()),
+        "load_balancing_policy": picked_host(balanced) if settings.prompts else balanced,
         "common_lb_config": {
             # Never to a replica that is known to be bad: by default all get some if less than half are good.
             "healthy_panic_threshold": {"value": 0},

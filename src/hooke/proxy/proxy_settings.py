@@ -99,6 +99,8 @@ class ProxySettings:
     """Paths that answer with server-sent events, beyond the deadline."""
     unhurried: tuple[str, ...] = ()
     """Paths whose answers may take long without a byte: the replica says when it is too long."""
+    prompts: tuple[str, ...] = ()
+    """Those of `unhurried` that ask a language model for tokens: the endpoint picker chooses the replica."""
 
     body_limit: int = 16 << 20
     """Bytes, as in a replica."""

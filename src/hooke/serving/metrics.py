@@ -12,6 +12,7 @@ import msgspec
 import psutil
 
 from hooke.base.distributions import install_command
+from hooke.generation.prompt_balancer import BLOCK, BalancerFacts
 from hooke.serving.problems import Problem
 from hooke.serving.stats_windows import quantile_s
 
@@ -242,6 +243,10 @@ class ProxyStats:
     """Its heap now."""
     replicas: dict[str, UpstreamStats]
     """By `Upstream.place`: published replicas, and those that left and may have open requests."""
+    unrouted: int = 0
+    """Prompts that went to the least busy replica, as the endpoint picker did not answer."""
+    prompts: BalancerFacts | None = None
+    """What the endpoint picker has done; None for a service that is no language model."""
 
 
 BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -479,6 +484,22 @@ def _proxy(core: Any, stats: ProxyStats | None) -> Iterator[Any]:
         yield kind(f"hooke_front_{name}", said, value=value)
     said = "Answers of replicas and of Envoy itself, by the class of their status."
     yield _by(counter, "hooke_front_answers", said, "class", stats.answers)
+    if stats.prompts is not None:
+        yield from _prompts(core, stats.prompts, stats.unrouted)
+
+
+def _prompts(core: Any, facts: BalancerFacts, unrouted: int) -> Iterator[Any]:
+    for name, said, value in (
+        ("prompts_routed", "Prompts sent to the replica that the endpoint picker chose.", facts.prompts),
+        ("prompts_unrouted", "Prompts sent without the endpoint picker, which did not answer.", unrouted),
+        ("prompts_spilled", "Prompts sent elsewhere: who knew them had too much to do.", facts.spilled),
+        ("prompt_blocks", f"Blocks of {BLOCK} bytes of routed prompts.", facts.blocks),
+        ("prompt_blocks_known", "Those that their replica should have in memory.", facts.known),
+        ("sessions_moved", "Sessions that left their replica.", facts.moved),
+    ):
+        yield core.CounterMetricFamily(f"hooke_front_{name}", said, value=value)
+    said = "Speed of the slowest replica, beside that of the fastest."
+    yield core.GaugeMetricFamily("hooke_front_slowest_replica", said, value=facts.slowest)
 
 
 def _by(kind: Any, name: str, said: str, label: str, counts: Mapping[str, int]) -> Any:

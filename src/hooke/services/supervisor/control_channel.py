@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from hooke.generation.token_scheduler import TokenLoad
 from hooke.journal.service_events import BatchWindow, ModelEvent
 from hooke.processes.channel import ChannelServer
 from hooke.processes.lease import Lease
@@ -30,6 +31,7 @@ __all__ = [
     "ProxyUp",
     "PublishPorts",
     "Renew",
+    "ReplicaTokens",
     "ReplicaUpdate",
     "StopProxy",
     "decode_for_proxy",
@@ -70,6 +72,15 @@ class LimitRequests(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """To the proxy: admit so many requests at once; None: as its settings say."""
 
     most: int | None
+
+
+class ReplicaTokens(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """To the proxy of a language model: what a replica has reported; as `EndpointPicker.report`."""
+
+    name: str
+    load: TokenLoad | None
+    taken: tuple[tuple[str, int], ...] = ()
+    open_calls: int = 0
 
 
 class ProxyDrainOrder(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -138,7 +149,7 @@ class ProxyFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     fix: str = ""
 
 
-ToFront: TypeAlias = Renew | PublishPorts | LimitRequests | ProxyDrainOrder | StopProxy
+ToFront: TypeAlias = Renew | PublishPorts | LimitRequests | ReplicaTokens | ProxyDrainOrder | StopProxy
 ToReplica: TypeAlias = Renew | BeginReplica
 OfChild: TypeAlias = ReplicaUpdate | ProxyUp | ProxyPublished | FirstAnswer | ProxyDrainReply | ProxyFailed
 

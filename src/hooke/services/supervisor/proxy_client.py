@@ -80,6 +80,7 @@ def make_proxy_settings(
         retry_body_limit=given.retry_body,
         streams=tuple(f"/{name}" for name, method in methods_of(declared).items() if method.kind in streams),
         unhurried=UNHURRIED if declared.protocol == "openai" else (),
+        prompts=UNHURRIED if declared.protocol == "openai" else (),
         low_key_files=low_keys,
         key_files=keys,
     )
@@ -202,6 +203,15 @@ class ProxyChild:
         self._most, self._limited = most, now
         if self.up:
             self._send(messages.LimitRequests(most=most), now)
+
+    def tell_tokens(self, name: str, update: messages.ReplicaUpdate, now: float) -> None:
+        """Pass on what a replica of a language model has to do."""
+        if self.up and self._settings.prompts:
+            report = update.report
+            told = messages.ReplicaTokens(
+                name=name, load=report.tokens, taken=update.taken, open_calls=report.open_calls
+            )
+            self._send(told, now)
 
     def drain(self, *, within_s: float, now: float) -> None:
         """Accept nothing new; `drained` becomes true, also if the proxy dies: then it is not restarted."""

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ from hooke.base.errors import HookeError
 from hooke.processes.lease import Lease
 from hooke.processes.start import exit_with, with_parent
 from hooke.proxy.activator import ACTIVATOR_SOCKET, Activator, HoldFacts
+from hooke.proxy.endpoint_picker import EndpointPicker
 from hooke.proxy.envoy import Drain, Proxy
 from hooke.proxy.held_requests import HoldLimits
 from hooke.proxy.proxy_settings import ProxySettings, Upstream
@@ -59,6 +61,9 @@ class _ProxyProcess:
         """The order whose trial is paused while its supervisor says nothing."""
         self._token_files = tuple(Path(file) for file in order.token_files)
         self._activator: Activator | None = None
+        self._picker: EndpointPicker | None = None
+        self._picked: dict[str, str] = {}
+        """The replicas that Envoy has, by name and address."""
         self._try_at = 0.0
         self._warned = False
         self._drain: Drain | None = None
@@ -81,7 +86,10 @@ class _ProxyProcess:
         """Run until an order to stop, Envoy's death, or the end of the lease."""
         signal.signal(signal.SIGTERM, lambda *_: self._end())
         try:
+            if self._proxy.settings.prompts:
+                self._picker = self._started_picker()
             self._proxy.start(self._upstreams(self._first), share=_share_of(self._first))
+            self._pick_among(self._first)
             self._up = True
             while not self._ended:
                 self._control.turn(TURN_S if self._drain is None else DRAIN_TURN_S)
@@ -96,6 +104,8 @@ class _ProxyProcess:
             return 1
         finally:
             self._proxy.stop()
+            if self._picker is not None:
+                self._picker.close()
             if self._activator is not None:
                 self._activator.close()
         return 0
@@ -121,7 +131,8 @@ class _ProxyProcess:
         if now - self._looked >= STATS_EVERY_S:
             self._looked, self._stats = now, None
             with contextlib.suppress(HookeError, OSError):  # its death is noticed by `run`
-                self._stats = self._proxy.stats()
+                prompts = self._picker.facts() if self._picker is not None else None
+                self._stats = dataclasses.replace(self._proxy.stats(), prompts=prompts)
         return self._stats
 
     def _obey(self, message: bytes) -> None:
@@ -138,6 +149,11 @@ class _ProxyProcess:
                     OSError,
                 ) as error:  # its death is noticed by `run`; the supervisor says it again
                     _note(f"the limit of requests in progress cannot be set: {error}\n")
+            case messages.ReplicaTokens():
+                if self._picker is not None:
+                    self._picker.report(
+                        order.name, order.load, taken=order.taken, open_calls=order.open_calls
+                    )
             case messages.ProxyDrainOrder(within_s=within_s):
                 # It may take longer than the lease lasts, which orders renew meanwhile.
                 self._drain = self._proxy.begin_drain(within_s=within_s)
@@ -154,6 +170,7 @@ class _ProxyProcess:
         try:
             order = self._wanted
             copies = {name: port for name, port in order.new.items() if name not in order.replicas}
+            self._pick_among(order, only=self._picked)  # those that leave are not named any more
             self._proxy.publish(
                 self._upstreams(order),
                 share=_share_of(order),
@@ -167,6 +184,7 @@ class _ProxyProcess:
             self._warned = True
             return
         self._warned = False
+        self._pick_among(self._wanted)
         names, self._wanted = tuple(self._wanted.replicas), None
         self._control.send(messages.encode(messages.ProxyPublished(names=names)))
 
@@ -197,13 +215,34 @@ class _ProxyProcess:
             for name, port in order.replicas.items()
         ]
 
+    def _pick_among(self, order: messages.PublishPorts, only: Collection[str] | None = None) -> None:
+        """Let the picker name the replicas of this order, or those of them that are in `only`."""
+        if self._picker is None:
+            return
+        self._picked = {
+            name: Upstream(port=port).place
+            for name, port in order.replicas.items()
+            if only is None or name in only
+        }
+        self._picker.publish(self._picked, new=order.new, share=_share_of(order))
+
+    def _tokens(self) -> list[str] | None:
+        return [read_token(file) for file in self._token_files] or None
+
+    def _started_picker(self) -> EndpointPicker:
+        folder = self._proxy.settings.folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        made = EndpointPicker(folder, tokens=self._tokens)
+        made.start()
+        return made
+
     def _started_activator(self) -> Activator:
         settings = self._proxy.settings
         settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         made = Activator(
             settings.folder,
             HoldLimits(timeout_s=settings.timeout_s),
-            tokens=lambda: [read_token(file) for file in self._token_files] or None,
+            tokens=self._tokens,
             changed=self._control.report_soon,
         )
         made.start()

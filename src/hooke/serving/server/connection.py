@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from email.utils import formatdate
@@ -19,7 +21,7 @@ from hooke.serving.metrics import Refusals
 from hooke.serving.problems import MEDIA_TYPE, Problem
 from hooke.serving.request_context import CallerGone, EagerTasks
 
-__all__ = ["Connection", "Connections", "Handle", "Request", "keep_looking"]
+__all__ = ["Connection", "Connections", "EndpointThread", "Handle", "Request", "keep_looking"]
 
 LARGE = 64 << 10
 """A larger answer is not copied to be sent together with its head."""
@@ -29,6 +31,8 @@ BACKLOG = 64 << 10
 """Bytes of a body that are read before the handler takes them."""
 LOOK_S = 1.0
 """How often connections are looked at."""
+THREAD_END_S = 2.0
+"""How long the end of a thread waits for the answers that it owes."""
 NO_BODY = (204, 304)
 """Statuses whose answers have no body."""
 _UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade[ \t]*:[^\r\n]*\r\n")
@@ -100,6 +104,59 @@ async def keep_looking(connections: Connections) -> None:
     while True:
         connections.look(connections.loop.time())
         await asyncio.sleep(LOOK_S)
+
+
+class EndpointThread:
+    """Answers the proxy's requests on a socket, in a thread of its own, from `start` to `close`."""
+
+    def __init__(self, handle: Handle, limits: ConnectionLimits, name: str) -> None:
+        self.limits = limits
+        self._handle = handle
+        self._name = name
+        self._ends = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, listening: socket.socket) -> None:
+        """Serve on this socket, which is closed at the end."""
+        listening.setblocking(False)
+        self._loop = asyncio.new_event_loop()  # uvloop takes no unix socket that it did not make itself
+        self._thread = threading.Thread(target=self._run, args=(listening,), name=self._name, daemon=True)
+        self._thread.start()
+
+    def call(self, function: Callable[[], object]) -> bool:
+        """Call it in that thread, soon; False if the thread has ended."""
+        try:
+            if self._loop is None:
+                return False
+            self._loop.call_soon_threadsafe(function)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
+
+    def close(self) -> None:
+        """Stop serving."""
+        if self.call(self._ends.set) and self._thread is not None:
+            self._thread.join(2 * THREAD_END_S)
+
+    def _run(self, listening: socket.socket) -> None:
+        assert self._loop is not None
+        with listening:
+            try:
+                with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # type: ignore[arg-type, return-value]
+                    runner.run(self._serve(listening))
+            except Exception:
+                # The proxy does without; whoever has started the thread goes on.
+                _log.exception("%s has failed, and answers nothing any more", self._name)
+
+    async def _serve(self, listening: socket.socket) -> None:
+        connections = Connections(self._handle, self.limits, {})
+        server = await asyncio.get_running_loop().create_server(connections.make, sock=listening)
+        looking = asyncio.create_task(keep_looking(connections))
+        await self._ends.wait()
+        server.close()
+        await connections.end(THREAD_END_S, at_once=lambda: False)
+        looking.cancel()
 
 
 class Connection(asyncio.Protocol):

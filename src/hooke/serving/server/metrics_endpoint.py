@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import socket
-import threading
 from collections.abc import Callable
 
 from hooke.serving.auth import Auth
@@ -13,7 +10,7 @@ from hooke.serving.http import Exchange, HttpOptions, Wire
 from hooke.serving.limits import BodyMemory, ConnectionLimits
 from hooke.serving.metrics import MEDIA_TYPE
 from hooke.serving.problems import Problem
-from hooke.serving.server.connection import Connections, keep_looking
+from hooke.serving.server.connection import EndpointThread
 
 __all__ = ["MetricsEndpoint"]
 
@@ -21,13 +18,7 @@ BODY_LIMIT = 0
 TIMEOUT_S = 5.0
 CONNECTIONS = 64
 """Concurrent connections of the proxy: one for each concurrent scrape."""
-END_S = 2.0
-TICK_S = 0.1
-"""How soon its end is seen."""
 VERBS = ("GET", "HEAD")
-
-_log = logging.getLogger("hooke")
-
 
 class MetricsEndpoint:
     """Answers every path with `text`, in its own thread, from `start` to `close`."""
@@ -37,28 +28,20 @@ class MetricsEndpoint:
         self._auth = auth
         self._text = text
         self._options = HttpOptions(body_limit=BODY_LIMIT, timeout_s=TIMEOUT_S, bodies=BodyMemory(BODY_LIMIT))
-        self._limits = ConnectionLimits(connections=CONNECTIONS)
-        self._ends = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = EndpointThread(self.serve, ConnectionLimits(connections=CONNECTIONS), "hooke-metrics")
 
     @property
     def idle_s(self) -> float:
         """An idle connection is closed after so long: later than by the proxy, since that sends the next request."""
-        return self._limits.idle_s
+        return self._thread.limits.idle_s
 
     def start(self, listening: socket.socket) -> None:
         """Serve on this socket, which is closed at the end."""
-        listening.setblocking(False)
-        self._thread = threading.Thread(
-            target=self._serve, args=(listening,), name="hooke-metrics", daemon=True
-        )
-        self._thread.start()
+        self._thread.start(listening)
 
     def close(self) -> None:
         """Stop serving."""
-        self._ends.set()
-        if self._thread is not None:
-            self._thread.join(2 * END_S)
+        self._thread.close()
 
     async def serve(self, wire: Wire) -> None:
         """Answer one request."""
@@ -74,22 +57,3 @@ class MetricsEndpoint:
             await exchange.answer(200, self._text(), (b"content-type", MEDIA_TYPE))
         except Problem as problem:
             await exchange.refuse(problem)
-
-    def _serve(self, listening: socket.socket) -> None:
-        with listening:
-            try:
-                # uvloop takes no unix socket that it did not make itself
-                asyncio.run(self._listen(listening))
-            except Exception:  # noqa: BLE001 - whatever it is, the supervisor goes on
-                # The proxy answers 503 for metrics from now on; the replicas go on.
-                _log.exception("the metrics of all replicas are no longer served")
-
-    async def _listen(self, listening: socket.socket) -> None:
-        connections = Connections(self.serve, self._limits, {})
-        server = await asyncio.get_running_loop().create_server(connections.make, sock=listening)
-        looking = asyncio.create_task(keep_looking(connections))
-        while not self._ends.is_set():  # noqa: ASYNC110 - another thread sets it
-            await asyncio.sleep(TICK_S)
-        server.close()
-        await connections.end(END_S, at_once=lambda: False)
-        looking.cancel()

@@ -1,0 +1,150 @@
+"""The endpoint picker: tells Envoy, for each request of a language model's clients, which replica is to answer it.
+
+It is a thread of the proxy's process, and lives as long as Envoy. `picker_config` has Envoy's side, `generation/prompt_balancer.py` the decision. It
+answers with no replica's address where it has nothing to say, and with 500 where it fails: then the request goes on, and Envoy counts it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from hooke.base.errors import HookeError
+from hooke.generation.prompt_balancer import BalancerFacts, PromptBalancer, read_prompt
+from hooke.generation.token_scheduler import TokenLoad
+from hooke.processes.channel import listen_at
+from hooke.proxy.picker_config import (
+    BODY_SIZE_HEADER,
+    MOST_ASKED,
+    PICKER_SOCKET,
+    REPLICAS_HEADER,
+    SEEN_BYTES,
+    SESSION_HEADER,
+)
+from hooke.serving.http import Exchange, HttpOptions, Wire
+from hooke.serving.limits import BodyMemory, ConnectionLimits
+from hooke.serving.problems import VERSION_HEADER, Problem
+from hooke.serving.server.connection import EndpointThread
+
+__all__ = ["EndpointPicker"]
+
+TIMEOUT_S = 5.0
+HEAD_BYTES = 96 << 10
+"""More than Envoy lets through: a refusal here would refuse the client."""
+TOKENS_EVERY_S = 1.0
+"""Between two looks at the files of the tokens."""
+APPLIED_S = 1.0
+"""The longest wait for a change to be in effect; it takes less than a millisecond."""
+_SESSION, _VERSION, _SIZE = (
+    name.encode() for name in (SESSION_HEADER, VERSION_HEADER, BODY_SIZE_HEADER)
+)
+_REPLICAS = REPLICAS_HEADER.encode()
+
+_log = logging.getLogger("hooke")
+
+
+class EndpointPicker:
+    """Runs from `start` to `close`. Any thread may call its methods."""
+
+    def __init__(self, folder: Path, *, tokens: Callable[[], Sequence[str] | None]) -> None:
+        """`tokens` returns the bearer tokens of the service, or None if it needs none; it may raise HookeError.
+
+        A request without one of them changes nothing here: a replica refuses it.
+        """
+        self._path = folder / PICKER_SOCKET
+        self._tokens = tokens
+        self._known_tokens: tuple[bytes, ...] | None = ()
+        self._looked = 0.0
+        self._balancer = PromptBalancer()
+        self._places: Mapping[str, str] = {}
+        limits = ConnectionLimits(connections=2 * MOST_ASKED, head_bytes=HEAD_BYTES)
+        self._options = HttpOptions(
+            body_limit=SEEN_BYTES, timeout_s=TIMEOUT_S, bodies=BodyMemory(2 * MOST_ASKED * SEEN_BYTES)
+        )
+        self._thread = EndpointThread(self.serve, limits, "hooke-picker")
+
+    def start(self) -> None:
+        """Listen. Raises OSError."""
+        self._thread.start(listen_at(self._path))
+
+    def close(self) -> None:
+        """End; Envoy then chooses the least busy replica."""
+        self._thread.close()
+        self._path.unlink(missing_ok=True)
+
+    def facts(self) -> BalancerFacts:
+        """What it has done."""
+        return self._balancer.facts()
+
+    def publish(
+        self, places: Mapping[str, str], *, new: Iterable[str] = (), share: float | None = None
+    ) -> None:
+        """Name these replicas only, by name and address; returns when that is in effect. Other options as in `PublishPorts`."""
+        applied = threading.Event()
+        told = dict(places)
+
+        def apply() -> None:
+            self._places = told
+            self._balancer.publish(list(told), new=new, share=share)
+            applied.set()
+
+        if self._thread.call(apply) and not applied.wait(APPLIED_S):
+            _log.warning("the endpoint picker is busy, and takes a change of the replicas late")
+
+    def report(
+        self, name: str, load: TokenLoad | None, *, taken: Sequence[tuple[str, int]], open_calls: int
+    ) -> None:
+        """A replica has told what it has to do; as `PromptBalancer.report`."""
+        self._thread.call(
+            lambda: self._balancer.report(name, load, time.monotonic(), taken=taken, open_calls=open_calls)
+        )
+
+    async def serve(self, wire: Wire) -> None:
+        """Answer one question."""
+        exchange = Exchange(wire, self._options)
+        exchange.admitted()
+        try:
+            body = await exchange.body()
+            chosen = self._choose(exchange.headers, body)
+        except Problem as problem:
+            await exchange.answer(500, problem.detail.encode())
+        except Exception:
+            _log.exception("the endpoint picker failed, and the least busy replica gets the request")
+            await exchange.answer(500, b"")
+        else:
+            named = [(_REPLICAS, ",".join(chosen).encode())] if chosen else []
+            await exchange.answer(200, b"", *named)
+
+    def _choose(self, headers: Mapping[bytes, bytes], body: bytes) -> list[str]:
+        """The addresses of the replicas, the best first; none for a request that is not allowed."""
+        if not self._allows(headers.get(b"authorization", b"")):
+            return []
+        size = headers.get(_SIZE, b"")
+        asked = read_prompt(
+            body,
+            whole=int(size) if size.isdigit() else 0,
+            session=headers.get(_SESSION, b"").decode("latin-1"),
+            identity=headers.get(b"x-request-id", b"").decode("latin-1"),
+            version=headers.get(_VERSION, b"").decode("latin-1"),
+        )
+        return [self._places[name] for name in self._balancer.choose(asked, time.monotonic())]
+
+    def _allows(self, authorization: bytes) -> bool:
+        now = time.monotonic()
+        if now - self._looked >= TOKENS_EVERY_S:
+            self._looked = now
+            try:
+                tokens = self._tokens()
+            except HookeError:  # the replicas say so, and each request goes to the least busy one
+                tokens = ()
+            self._known_tokens = None if tokens is None else tuple(token.encode() for token in tokens)
+        if self._known_tokens is None:
+            return True
+        scheme, _, shown = authorization.partition(b" ")
+        # All are compared, so that the time tells nothing.
+        equal = [hmac.compare_digest(shown.strip(), token) for token in self._known_tokens]
+        return scheme.lower() == b"bearer" and any(equal)
