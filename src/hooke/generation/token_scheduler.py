@@ -24,7 +24,7 @@ import msgspec
 from hooke.base.errors import UsageError
 from hooke.generation.page_pool import PagePool
 
-__all__ = ["Piece", "TokenLimits", "TokenLoad", "TokenRequest", "TokenScheduler", "TokenStep"]
+__all__ = ["Piece", "StepWork", "TokenLimits", "TokenRequest", "TokenScheduler", "TokenStep"]
 
 ANSWER_WEIGHT = 2
 """What a token of an answer counts, where one of a prompt counts 1: it takes a step of its own."""
@@ -109,6 +109,19 @@ class Piece(NamedTuple):
         return self.start + self.tokens == self.request.length
 
 
+class StepWork(NamedTuple):
+    """What a step's time depends on. All are sums over its pieces."""
+
+    prompt: int
+    """Tokens of prompts, and what is computed again after an eviction."""
+    requests: int
+    """Pieces."""
+    context: int
+    """Tokens in memory that answers read."""
+    attention: int
+    """Pairs of a token of a prompt and a token that it sees."""
+
+
 @dataclass(frozen=True, slots=True)
 class TokenStep:
     """What the model computes together. `evicted` lost their pages before it."""
@@ -120,6 +133,18 @@ class TokenStep:
     def tokens(self) -> int:
         """Of all pieces."""
         return sum(piece.tokens for piece in self.pieces)
+
+    @property
+    def work(self) -> StepWork:
+        """What its time depends on."""
+        prompt = context = attention = 0
+        for request, start, tokens in self.pieces:
+            if tokens == 1 and start >= request.prompt:
+                context += start + 1
+            else:
+                prompt += tokens
+                attention += tokens * start + tokens * (tokens + 1) // 2
+        return StepWork(prompt, len(self.pieces), context, attention)
 
 
 class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):

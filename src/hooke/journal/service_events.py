@@ -26,6 +26,7 @@ __all__ = [
     "ServiceEvent",
     "ServiceScaled",
     "StartDelayed",
+    "StepSums",
 ]
 
 
@@ -219,6 +220,18 @@ class MethodBatches(msgspec.Struct, frozen=True, kw_only=True):
     failed_s: float = 0.0
 
 
+class StepSums(msgspec.Struct, frozen=True, array_like=True):
+    """Steps of a language model of about one size: the sums that fit the law of a step's time.
+
+    `products` are the sums over the steps of z_i z_j for i <= j, row by row, with z = (1, tokens of prompts, requests, tokens in memory
+    that answers read, pairs of a prompt's token and one that it sees, seconds).
+    """
+
+    size: int
+    """The bin of size; `hooke.serving.stats_windows` has the bins."""
+    products: tuple[float, ...]
+
+
 class BatchWindow(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="batch_window"):
     """The work of one or several replicas in a span of time that ends at `at`. All fields are sums, so windows add up."""
 
@@ -253,6 +266,10 @@ class BatchWindow(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", 
     """Requests waiting or running, integrated over time; divided by `seconds`, their mean number."""
     most_waiting: int = 0
     """The most rows that waited when a batch ended."""
+    steps: tuple[StepSums, ...] = ()
+    """Steps of a language model, the smaller ones first."""
+    token_limits: tuple[int, ...] = ()
+    """Of a language model: requests and tokens of a step, tokens of a prompt with its answer, pages, and tokens of a page."""
 
     @property
     def batches(self) -> int:

@@ -9,7 +9,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 
-from hooke.journal.service_events import BatchSize, BatchWindow, MethodBatches
+from hooke.journal.service_events import BatchSize, BatchWindow, MethodBatches, StepSums
 
 __all__ = [
     "BINS",
@@ -17,11 +17,13 @@ __all__ = [
     "StatsWindow",
     "latency_bin",
     "merge_counts",
+    "merge_steps",
     "merge_windows",
     "next_window_end_s",
     "nonzero_counts",
     "quantile_s",
     "size_bin",
+    "step_bin",
     "window_length_s",
 ]
 
@@ -114,6 +116,30 @@ def size_bin(rows: int) -> int:
     return (octave << 3) + (rows >> octave)
 
 
+PRODUCTS = 21
+"""Of the six values of `StepSums`."""
+STEP_BINS = 8
+
+
+def step_bin(prompt: int, requests: int) -> int:
+    """The bin of a step: by its tokens of prompts and its requests, each four times as many as in the bin before, so that noise is about alike in a bin."""
+    return STEP_BINS * ((prompt.bit_length() + 1) // 2) + min((requests.bit_length() - 1) // 2, STEP_BINS - 1)
+
+
+def merge_steps(several: Iterable[Iterable[StepSums]]) -> tuple[StepSums, ...]:
+    """The sums of several windows' steps."""
+    found: dict[int, tuple[float, ...]] = {}
+    for steps in several:
+        for each in steps:
+            known = found.get(each.size)
+            found[each.size] = (
+                each.products
+                if known is None
+                else tuple(one + other for one, other in zip(known, each.products, strict=True))
+            )
+    return tuple(StepSums(size, found[size]) for size in sorted(found))
+
+
 class StatsWindow:
     """Sums of one replica's batches since the last window. `limit_s` is the SLO's limit, infinity without one.
 
@@ -128,6 +154,7 @@ class StatsWindow:
         "_requests",
         "_since",
         "_sizes",
+        "_steps",
         "_unbatched",
         "_unbatched_s",
         "arrived",
@@ -137,15 +164,19 @@ class StatsWindow:
         "over_slo",
         "raised",
         "refused",
+        "token_limits",
     )  # fmt: skip
 
     def __init__(self, now: float, *, limit_s: float = math.inf) -> None:
         self.limit_s = limit_s
+        self.token_limits: tuple[int, ...] = ()
+        """Of a language model, as in `BatchWindow`."""
         self._begin(now)
 
     def _begin(self, now: float) -> None:
         self._since = now
         self._sizes: dict[str, dict[int, list[float]]] = {}
+        self._steps: dict[int, list[float]] = {}
         self._failed: dict[str, list[float]] = {}
         self._requests = self._unbatched = 0
         self._unbatched_s = 0.0
@@ -172,6 +203,19 @@ class StatsWindow:
         sums[2] += took * took
         sums[3] += took * active
         self._requests += answered
+
+    def step(self, work: tuple[int, int, int, int], took: float) -> None:
+        """A language model computed a step of this work, as in `StepSums`, and its texts within `took` seconds."""
+        values = (1.0, *work, took)
+        at = step_bin(*work[:2])
+        sums = self._steps.get(at)
+        if sums is None:
+            sums = self._steps[at] = [0.0] * PRODUCTS
+        place = 0
+        for number, one in enumerate(values):
+            for other in values[number:]:
+                sums[place] += one * other
+                place += 1
 
     def unbatched(self, took: float) -> None:
         """A call outside batches, of an `async def`, gave its result after `took` seconds; `raised` counts failed ones."""
@@ -225,6 +269,8 @@ class StatsWindow:
             busy_s=sum(each[1] for each in sums) + sum(each[1] for each in failed),
             request_s=sum(each[3] for each in sums) + sum(each[3] for each in failed) + self._unbatched_s,
             most_waiting=self.most_waiting,
+            token_limits=self.token_limits,
+            steps=tuple(StepSums(at, tuple(self._steps[at])) for at in sorted(self._steps)),
         )
         self._begin(now)
         return made
@@ -262,6 +308,8 @@ def merge_windows(
         busy_s=sum(each.busy_s for each in several),
         request_s=sum(each.request_s for each in several),
         most_waiting=(sum if side_by_side else max)([0, *(each.most_waiting for each in several)]),
+        steps=merge_steps(each.steps for each in several),
+        token_limits=next((each.token_limits for each in several if each.token_limits), ()),
     )
 
 

@@ -19,7 +19,13 @@ import msgspec
 import numpy as np
 
 from hooke.generation.page_pool import PagePool
-from hooke.generation.token_scheduler import TokenLimits, TokenLoad, TokenRequest, TokenScheduler, TokenStep
+from hooke.generation.token_scheduler import (
+    StepWork,
+    TokenLimits,
+    TokenRequest,
+    TokenScheduler,
+    TokenStep,
+)
 from hooke.serving.openai.sampling import ChosenToken, TokenChooser, TokenSampling
 from hooke.serving.problems import Problem, problem_of
 
@@ -193,9 +199,14 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class TokenEngine:
-    """The thread of one model. Made and closed on the event loop, after the model's `setup`."""
+    """The thread of one model. Made and closed on the event loop, after the model's `setup`.
 
-    def __init__(self, model: TokenModel, name: str) -> None:
+    `observe` is called there with the work and the seconds of each step.
+    """
+
+    def __init__(
+        self, model: TokenModel, name: str, observe: Callable[[StepWork, float], None] | None = None
+    ) -> None:
         self.model = model
         limits = model.limits
         self.limits = limits
@@ -212,6 +223,9 @@ class TokenEngine:
         self._gone: deque[GrowingAnswer] = deque()
         self._texts: deque[_Texts] = deque()
         self._closing = False
+        self._observe = observe
+        self._since = time.monotonic()
+        """When the last step ended, or the engine began to have something to do."""
         self._of: dict[TokenRequest, GrowingAnswer] = {}
         self._busy_s = self._loaded = 0.0
         self._load = self.scheduler.load()
@@ -276,16 +290,10 @@ class TokenEngine:
         try:
             while self._take():
                 updates = [(self._of.pop(each), _late()) for each in self.scheduler.expired(time.monotonic())]
-                began = time.monotonic()
-                step = self.scheduler.step(began)
-                if began - self._loaded >= LOAD_EVERY_S:
-                    self._count_load(began)
+                step, before = self.scheduler.step(time.monotonic()), self.steps
                 if step.pieces:
                     updates += self._step(step)
-                    self._busy_s += time.monotonic() - began
-                if not (self.scheduler.running or self.scheduler.waiting):
-                    self._count_load(0.0)
-                self._deliver(updates)
+                self._deliver(updates, self._took(step) if self.steps > before else None)
         except BaseException as error:  # noqa: BLE001 - without the thread all requests would wait for ever
             why = problem_of(error, f"the engine of {self._name}")
         with self._changed:
@@ -317,6 +325,7 @@ class TokenEngine:
                 or scheduler.waiting
             ):
                 self._changed.wait()
+                self._since = time.monotonic()
             if self._closing:
                 return False
             new, gone = list(self._new), list(self._gone)
@@ -334,7 +343,13 @@ class TokenEngine:
                 self._of.pop(answer.request, None)
         if texts is not None and not texts.made.done():
             self._call(_embedded, texts.made, self._embed(texts.texts))
+            self._since = time.monotonic()
         return True
+
+    def _took(self, step: TokenStep) -> tuple[StepWork, float]:
+        """The work of a step that was computed, and all seconds since the one before it."""
+        before, self._since = self._since, time.monotonic()
+        return step.work, self._since - before
 
     def _begin(self, answer: GrowingAnswer) -> Problem | None:
         """Let it wait for its first step; why not, if it can't."""
@@ -387,6 +402,7 @@ class TokenEngine:
             for piece in step.pieces:
                 scheduler.cancel(piece.request)
             scheduler.stepped(step)
+            self._since = time.monotonic()
             return [(each, problem) for each in failed]
         updates = [(self._of[each], self._added(each, row)) for each, row in zip(givers, logits, strict=True)]
         last = [
@@ -424,9 +440,24 @@ class TokenEngine:
             )
         return logits
 
-    def _deliver(self, updates: Sequence[tuple[GrowingAnswer, TokenUpdate | Problem]]) -> None:
-        if updates:
-            self._call(_deliver_all, list(updates))
+    def _deliver(
+        self,
+        updates: Sequence[tuple[GrowingAnswer, TokenUpdate | Problem]],
+        took: tuple[StepWork, float] | None = None,
+    ) -> None:
+        if updates or took is not None:
+            self._call(self._deliver_all, list(updates), took)
+
+    def _deliver_all(
+        self,
+        updates: list[tuple[GrowingAnswer, TokenUpdate | Problem]],
+        took: tuple[StepWork, float] | None,
+    ) -> None:
+        """On the event loop."""
+        for answer, update in updates:
+            answer.deliver(update)
+        if took is not None and self._observe is not None:
+            self._observe(*took)
 
     def _call(self, function: Callable[..., None], *given: Any) -> None:
         with suppress(RuntimeError):  # the loop has ended, and nobody waits there
@@ -438,11 +469,6 @@ class _Texts(NamedTuple):
 
     texts: Sequence[str]
     made: asyncio.Future[tuple[int, np.ndarray]]
-
-
-def _deliver_all(updates: list[tuple[GrowingAnswer, TokenUpdate | Problem]]) -> None:
-    for generation, update in updates:
-        generation.deliver(update)
 
 
 def _embedded(made: asyncio.Future[tuple[int, np.ndarray]], result: tuple[int, np.ndarray] | Problem) -> None:
