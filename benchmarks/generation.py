@@ -24,16 +24,9 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from hooke.generation.page_pool import PagePool
-from hooke.generation.prefix_router import BlockMemory
-from hooke.generation.prompt_balancer import BLOCK as FRONT_BLOCK
-from hooke.generation.prompt_balancer import AskedPrompt, PromptBalancer, with_unseen
-from hooke.generation.token_scheduler import (
-    ASSUMED_ANSWER,
-    TokenLimits,
-    TokenLoad,
-    TokenRequest,
-    TokenScheduler,
-)
+from hooke.generation.prefix_router import BlockMemory, PrefixRouter, RoutedPrompt
+from hooke.generation.token_scheduler import TokenLimits, TokenRequest, TokenScheduler
+from hooke.project.token_lengths import read_lengths
 
 HERE = Path(__file__).parent
 RECORD = HERE / "records" / "generation.json"
@@ -65,9 +58,9 @@ class Prompt(NamedTuple):
 
 
 def lengths(name: str) -> list[tuple[int, int]]:
-    """Prompt and output of each request."""
-    lines = (HERE / "traces" / f"azure_{name}.csv").read_text("utf-8").splitlines()[1:]
-    return [(int(prompt), int(output)) for prompt, output in (line.split(",") for line in lines)]
+    """Prompt and output of each request of Azure's."""
+    found = read_lengths(f"azure-{name}")
+    return list(zip(found.prompts.tolist(), found.outputs.tolist(), strict=True))
 
 
 def prompts() -> list[Prompt]:
