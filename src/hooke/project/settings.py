@@ -155,6 +155,10 @@ class KeySettings(_Section, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1)] | None, Meta(description="give requests a second, at least 1")
     ] = None
     """Requests a second, and the size of a burst; more get 429. None means no limit."""
+    tokens_per_minute: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="give tokens a minute, at least 1")
+    ] = None
+    """For language models: tokens of prompts and answers a minute, and the size of a burst; more get 429. None means no limit."""
     priority: Annotated[
         Literal["high", "low"], Meta(description='write priority = "low", or leave it out')
     ] = "high"

@@ -234,7 +234,18 @@ def api_keys(declared: Service, project: Project) -> tuple[ApiKey, ...]:
                 f"{project.root / FILE}: services.{declared.name}.keys.{client} has the token of {found[token].client}",
                 fix="give each client a token of its own",
             )
-        found[token] = ApiKey(client=client, token=token, rate=given.rate, low=given.priority == "low")
+        if given.tokens_per_minute is not None and declared.protocol is None:
+            raise ConfigError(
+                f"{project.root / FILE}: services.{declared.name}.keys.{client} has tokens_per_minute, and only language models count tokens",
+                fix='write rate = 50, in requests a second; tokens_per_minute goes with @service(protocol="openai")',
+            )
+        found[token] = ApiKey(
+            client=client,
+            token=token,
+            rate=given.rate,
+            tokens_per_minute=given.tokens_per_minute,
+            low=given.priority == "low",
+        )
     if len(found) > MOST_KEYS:
         raise ConfigError(
             f"{project.root / FILE}: services.{declared.name} has {len(found)} keys",

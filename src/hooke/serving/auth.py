@@ -44,6 +44,8 @@ class ApiKey:
     token: str = field(repr=False)
     rate: int | None = None
     """Requests a second, and the size of a burst; None: no limit."""
+    tokens_per_minute: int | None = None
+    """Of prompts and answers of a language model, and the size of a burst; None: no limit."""
     low: bool = False
     """Whether its requests are of low priority."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hooke.serving.limits import PART, SMALL_BODY, BodyMemory
+from hooke.serving.limits import PART, SMALL_BODY, BodyMemory, KeyTokens
 from hooke.serving.problems import (
     MEDIA_TYPE,
     PRIORITY_HEADER,
@@ -125,6 +125,8 @@ class Exchange:
     """Whether the proxy was made to ask another replica."""
     client = ""
     """The name of the client whose key it has."""
+    tokens: KeyTokens | None = None
+    """The tokens a minute of that key, if they are limited."""
     refused_for = ""
     """The reason of its refusal."""
     bytes_out = 0

@@ -8,6 +8,7 @@ import hashlib
 import mmap
 import resource
 import struct
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,9 @@ __all__ = [
     "BodyMemory",
     "ConnectionLimits",
     "KeyRates",
+    "KeyTokens",
     "SecondTries",
+    "TokenReservation",
     "body_memory_bytes",
 ]
 
@@ -206,41 +209,138 @@ def _passed_on(mark: bytes) -> bytes:
     return bytes(byte ^ 0xFF for byte in mark)
 
 
-# --- Requests a second of each API key.
+# --- Requests a second and tokens a minute of each API key.
 
 MOST_KEYS = 512
 _TIME = struct.Struct("=d")
 
 
+_TIMES_BYTES = 2 * MOST_KEYS * _TIME.size
+"""Of each key the time of its requests, then of each that of its tokens."""
+MINUTE_S = 60.0
+
+
 class KeyRates:
-    """Limits the requests of each key, over all replicas of a service: they map the same file. Without one it is for one process.
+    """Limits the requests and the tokens of each key, over all replicas of a service: they map the same file. Without one it is for one process.
 
     The generic cell rate algorithm (ITU-T I.371): a request moves a key's time on by 1 / rate, and is refused if that is more
-    than a second ahead. Two replicas that write at the same moment count one request for both, which admits one too many.
+    than a second ahead; tokens do the same with a minute. Two replicas that write at the same moment count one request for both, which admits one too many.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         """Map the file. Raises OSError, and ValueError for a file of another size."""
-        self._times: bytearray | mmap.mmap = bytearray(MOST_KEYS * _TIME.size)
+        self._times: bytearray | mmap.mmap = bytearray(_TIMES_BYTES)
+        self._lock = threading.Lock()
         if path is not None:
             with path.open("r+b") as file:
-                self._times = mmap.mmap(file.fileno(), MOST_KEYS * _TIME.size)
+                self._times = mmap.mmap(file.fileno(), _TIMES_BYTES)
 
     @staticmethod
     def create(path: Path) -> None:
         """Make the file, unless it is there. Raises OSError."""
-        if not path.exists() or path.stat().st_size != MOST_KEYS * _TIME.size:
-            path.write_bytes(bytes(MOST_KEYS * _TIME.size))
+        if not path.exists() or path.stat().st_size != _TIMES_BYTES:
+            path.write_bytes(bytes(_TIMES_BYTES))
 
     def wait_s(self, key: int, rate: int, now: float) -> float:
         """0 if the request of this key, by its number, is admitted; else the seconds until one would be.
 
         `now` is of the machine's monotonic clock, which all processes share.
         """
-        (held,) = _TIME.unpack_from(self._times, key * _TIME.size)
-        # A time far ahead is of before the machine's start.
-        ahead = max(0.0, held - now) if held - now <= 2.0 else 0.0
-        if ahead + 1 / rate > 1.0 + 1e-9:
-            return ahead + 1 / rate - 1.0
-        _TIME.pack_into(self._times, key * _TIME.size, now + ahead + 1 / rate)
+        return self._take(key, 1 / rate, now, window_s=1.0)
+
+    def tokens(self, key: int, client: str, limit: int) -> KeyTokens:
+        """The tokens a minute of this key."""
+        return KeyTokens(self, key, client, limit)
+
+    def take_tokens(self, key: int, seconds: float, now: float) -> float:
+        """Move the time of a key's tokens on. As `wait_s`."""
+        with self._lock:  # engines take them in a thread
+            return self._take(MOST_KEYS + key, seconds, now, window_s=MINUTE_S)
+
+    def move_tokens(self, key: int, seconds: float, now: float) -> None:
+        """Move the time of a key's tokens on without asking, or back; at most to two minutes ahead."""
+        with self._lock:
+            ahead = self._ahead(MOST_KEYS + key, now, MINUTE_S) + seconds
+            self._write(MOST_KEYS + key, now + min(max(ahead, 0.0), 2 * MINUTE_S))
+
+    def tokens_ahead_s(self, key: int, now: float) -> float:
+        """How far the time of a key's tokens is ahead."""
+        return self._ahead(MOST_KEYS + key, now, MINUTE_S)
+
+    def _take(self, at: int, seconds: float, now: float, *, window_s: float) -> float:
+        ahead = self._ahead(at, now, window_s) + seconds
+        if ahead > window_s * (1 + 1e-9):
+            return ahead - window_s
+        self._write(at, now + ahead)
         return 0.0
+
+    def _ahead(self, at: int, now: float, window_s: float) -> float:
+        (held,) = _TIME.unpack_from(self._times, at * _TIME.size)
+        # A time far ahead is of before the machine's start.
+        return max(0.0, held - now) if held - now <= 2 * window_s + 1e-6 else 0.0
+
+    def _write(self, at: int, time: float) -> None:
+        _TIME.pack_into(self._times, at * _TIME.size, time)
+
+
+class KeyTokens:
+    """The tokens a minute of one key, prompts and answers. What was not used for a minute is a burst of at most `limit`."""
+
+    def __init__(self, rates: KeyRates, key: int, client: str, limit: int) -> None:
+        self.limit = limit
+        self._rates, self._key, self._client = rates, key, client
+        self._token_s = MINUTE_S / limit
+
+    def headers(self, now: float) -> dict[str, str]:
+        """What is left, as OpenAI says it: limit, remaining tokens, and the time until all are there again."""
+        ahead = self._rates.tokens_ahead_s(self._key, now)
+        return {
+            "x-ratelimit-limit-tokens": str(self.limit),
+            "x-ratelimit-remaining-tokens": str(max(int((MINUTE_S - ahead) / self._token_s + 1e-6), 0)),
+            "x-ratelimit-reset-tokens": f"{ahead:.3f}s",
+        }
+
+    def take(self, tokens: int, now: float) -> None:
+        """Reserve tokens. Raises Problem: 429 if the minute has not so many left, 400 if none ever has."""
+        if tokens > self.limit:
+            said = f"up to {tokens} tokens are asked for, and the key of {self._client} has {self.limit} a minute: send a shorter prompt, or ask for fewer"
+            raise Problem(400, said, reason="request_too_large", headers=self.headers(now))
+        wait_s = self._rates.take_tokens(self._key, tokens * self._token_s, now)
+        if wait_s:
+            said = f"more than {self.limit} tokens a minute with the key of {self._client}; up to {tokens} are asked for; try again in {wait_s:.3g} s"
+            raise Problem(
+                429, said, retry_after_s=wait_s, reason="rate_limit_exceeded", headers=self.headers(now)
+            )
+
+    def move(self, tokens: int, now: float) -> None:
+        """Take so many more without asking, or give them back if negative."""
+        self._rates.move_tokens(self._key, tokens * self._token_s, now)
+
+
+ASSUMED_ANSWER = 256
+"""Tokens that are reserved for an answer whose client does not say how many it may have. What it has more is taken when it ends."""
+
+
+class TokenReservation:
+    """Tokens of a key for one answer: `begin` takes them, in any thread, and `end` returns what was not used."""
+
+    def __init__(self, tokens: KeyTokens) -> None:
+        self._tokens = tokens
+        self._lock = threading.Lock()
+        self._taken = 0
+        self._ended = False
+
+    def begin(self, prompt: int, most: int | None, now: float) -> None:
+        """Reserve the prompt and the longest answer. Raises Problem as `KeyTokens.take`."""
+        if most is None:
+            most = max(min(ASSUMED_ANSWER, self._tokens.limit - prompt), 1)
+        with self._lock:
+            if not self._ended:
+                self._tokens.take(prompt + most, now)
+                self._taken = prompt + most
+
+    def end(self, used: int, now: float) -> None:
+        """So many were used. Called once."""
+        with self._lock:
+            self._ended = True
+            self._tokens.move(used - self._taken, now)

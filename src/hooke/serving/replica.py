@@ -383,9 +383,12 @@ class Replica:
         if key is None:
             return
         exchange.low_key, exchange.client = key.low, key.client
+        number = self._auth.keys.index(key)
+        if key.tokens_per_minute is not None:
+            exchange.tokens = self.key_rates.tokens(number, key.client, key.tokens_per_minute)
         if key.rate is None or exchange.tried:
             return
-        wait_s = self.key_rates.wait_s(self._auth.keys.index(key), key.rate, time.monotonic())
+        wait_s = self.key_rates.wait_s(number, key.rate, time.monotonic())
         if wait_s:
             said = f"more than {key.rate} requests a second with the key of {key.client}"
             raise Problem(429, said, retry_after_s=wait_s, reason="rate of a key")

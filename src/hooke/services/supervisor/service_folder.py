@@ -100,7 +100,7 @@ class ServiceFolder:
     @property
     def key_rates(self) -> Path:
         """The `KeyRates` of all replicas."""
-        return self.path / "key-rates"
+        return self.path / "key-limits"
 
     @property
     def arrivals(self) -> Path:

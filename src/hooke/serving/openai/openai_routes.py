@@ -16,6 +16,7 @@ import numpy as np
 from hooke.base.errors import UsageError
 from hooke.generation.token_scheduler import TokenLoad
 from hooke.serving.http import JSON, OPENAI, Exchange
+from hooke.serving.limits import TokenReservation
 from hooke.serving.method_calls import MethodCalls
 from hooke.serving.openai.messages import (
     AnswerWriter,
@@ -148,6 +149,8 @@ class OpenAIRoutes:
             await exchange.end(writer.failed(problem))  # the process ends, and cuts the stream
         finally:
             engine.cancel(answers)
+            for each in answers:
+                each.end()
 
     def _check_tokens(self, asked: AskedAnswer, engine: TokenEngine) -> None:
         """Raises Problem for prompts as tokens that the model may not have."""
@@ -183,13 +186,16 @@ class OpenAIRoutes:
             user=exchange.client or asked.user,
             urgency=LOW if exchange.is_low else 0,
             deadline=time.monotonic() + self._declared.timeout_s,
+            reservation=TokenReservation(exchange.tokens) if exchange.tokens is not None else None,
         )
 
     async def _whole(
         self, exchange: Exchange, writer: AnswerWriter, answers: Sequence[GrowingAnswer]
     ) -> None:
         choices = [await _collected(each) for each in answers]
-        await exchange.answer(200, writer.whole(choices, _usage(answers, writer.n)), JSON)
+        for each in answers:
+            each.end()
+        await exchange.answer(200, writer.whole(choices, _usage(answers, writer.n)), JSON, *_limits(exchange))
 
     async def _stream(
         self, exchange: Exchange, writer: AnswerWriter, answers: Sequence[GrowingAnswer]
@@ -198,7 +204,7 @@ class OpenAIRoutes:
         try:
             # The first token decides the status: an error before it is a plain refusal.
             index, update = await anext(updates)
-            await exchange.begin(200, *STREAM_HEADERS)
+            await exchange.begin(200, *STREAM_HEADERS, *_limits(exchange))
             lengths = [0] * len(answers)
             begun: set[int] = set()
             end = b""
@@ -222,9 +228,13 @@ class OpenAIRoutes:
         engine, calls = self._ready()
         texts, asked = read_embeddings(await calls.body(exchange.json_body()))
         self._check_model(asked.model)
+        if exchange.tokens is not None:
+            exchange.tokens.take(1, time.monotonic())  # how many it has is known later
         self._check_room(engine, calls, 1, exchange)
         with calls.unbatched():
             counts, made = await calls.watched(engine.embed(texts), exchange, "embeddings")
+        if exchange.tokens is not None:
+            exchange.tokens.move(counts - 1, time.monotonic())
         rows = [
             {
                 "object": "embedding",
@@ -235,7 +245,13 @@ class OpenAIRoutes:
         ]
         used = {"prompt_tokens": counts, "total_tokens": counts}
         answer = {"object": "list", "data": rows, "model": asked.model, "usage": used}
-        await exchange.answer(200, msgspec.json.encode(answer), JSON)
+        await exchange.answer(200, msgspec.json.encode(answer), JSON, *_limits(exchange))
+
+
+def _limits(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    """The headers that say what is left of its key's tokens."""
+    said = exchange.tokens.headers(time.monotonic()) if exchange.tokens is not None else {}
+    return [(name.encode(), value.encode()) for name, value in said.items()]
 
 
 async def _collected(answer: GrowingAnswer) -> tuple[str, str, list[ChosenToken]]:

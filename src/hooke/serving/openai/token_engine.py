@@ -19,13 +19,8 @@ import msgspec
 import numpy as np
 
 from hooke.generation.page_pool import PagePool
-from hooke.generation.token_scheduler import (
-    StepWork,
-    TokenLimits,
-    TokenRequest,
-    TokenScheduler,
-    TokenStep,
-)
+from hooke.generation.token_scheduler import TokenLimits, TokenRequest, TokenScheduler, TokenStep
+from hooke.serving.limits import TokenReservation
 from hooke.serving.openai.sampling import ChosenToken, TokenChooser, TokenSampling
 from hooke.serving.problems import Problem, problem_of
 
@@ -98,8 +93,8 @@ class GrowingAnswer:
     urgency: int = 0
     deadline: float = math.inf
     """Of the monotonic clock: it must have begun by then."""
-    identity: str = ""
-    """The id of its HTTP request, for the first of its answers: it is reported once it is counted."""
+    reservation: TokenReservation | None = None
+    """The tokens of its key that it may use."""
     request: TokenRequest | None = None
     tokens: list[int] = field(default_factory=list)
     """The prompt's, then the answer's."""
@@ -127,6 +122,14 @@ class GrowingAnswer:
     def answer_tokens(self) -> int:
         """Their number."""
         return len(self.tokens) - self.prompt_tokens
+
+    def end(self) -> None:
+        """On the event loop: nothing more is computed for it. What it did not use of its key's tokens is returned."""
+        reservation, self.reservation = self.reservation, None
+        if reservation is not None:
+            computed = self.request.counted if self.request is not None else 0
+            used = self.prompt_tokens + self.answer_tokens if self.answer_tokens else computed
+            reservation.end(used, time.monotonic())
 
     async def next(self) -> TokenUpdate:
         """The next one. Raises Problem."""
@@ -363,6 +366,13 @@ class TokenEngine:
             return problem_of(error, f"{self._name}.encode")
         room = self.limits.context - len(tokens)
         most = room if answer.most is None else answer.most
+        if len(tokens) + most > self.limits.context or not tokens:
+            return _too_long(len(tokens), answer.most, self.limits.context)
+        if (reservation := answer.reservation) is not None:
+            try:
+                reservation.begin(len(tokens), answer.most, time.monotonic())
+            except Problem as problem:
+                return problem
         request = TokenRequest(
             prompt=len(tokens),
             most=max(most, 1),
