@@ -24,7 +24,7 @@ import msgspec
 from hooke.base.errors import UsageError
 from hooke.generation.page_pool import PagePool
 
-__all__ = ["Piece", "StepWork", "TokenLimits", "TokenRequest", "TokenScheduler", "TokenStep"]
+__all__ = ["Piece", "TokenLimits", "TokenLoad", "TokenRequest", "TokenScheduler", "TokenStep"]
 
 ANSWER_WEIGHT = 2
 """What a token of an answer counts, where one of a prompt counts 1: it takes a step of its own."""
@@ -188,6 +188,43 @@ class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):
         return self.running_tokens + self.waiting_tokens
 
 
+class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """What a language model has to do at a moment, and what it has done so far, in requests and tokens.
+
+    The tokens of a request that it has to do are those of its prompt that are not computed, and the expected rest of its answer.
+    """
+
+    running: int = 0
+    """Requests."""
+    waiting: int = 0
+    """Requests."""
+    running_tokens: int = 0
+    """To do for the running requests."""
+    waiting_tokens: int = 0
+    """To do for the waiting ones."""
+    memory_tokens: int = 0
+    """How many fit in its memory."""
+    taken: int = 0
+    """Requests so far, without those that were refused."""
+    prompt_tokens: int = 0
+    """Of their prompts."""
+    reused: int = 0
+    """Tokens of prompts that were in memory."""
+    ended: int = 0
+    """Requests that were answered whole."""
+    answer_tokens: int = 0
+    """Of their answers."""
+    computed: int = 0
+    """Tokens of prompts and answers that were computed."""
+    busy_s: float = 0.0
+    """Seconds in which it computed them."""
+
+    @property
+    def outstanding(self) -> int:
+        """Tokens to do."""
+        return self.running_tokens + self.waiting_tokens
+
+
 class TokenScheduler:
     """The waiting and the running requests. All times are seconds of one monotonic clock.
 
@@ -202,7 +239,7 @@ class TokenScheduler:
         self.waiting = 0
         self.expected_answer = float(ASSUMED_ANSWER)
         """Tokens that an answer has, by those that have ended."""
-        self._taken = self._prompts = self._reused = self._answered = self._answers = self._computed = self._steps = 0
+        self._taken = self._prompts = self._reused = self._answered = self._answers = self._computed = 0
         self._lines: dict[tuple[int, Hashable], deque[TokenRequest]] = {}
         """By urgency and user, who arrived first at the head."""
         self._served: dict[Hashable, float] = {}
@@ -230,15 +267,11 @@ class TokenScheduler:
     def load(self, busy_s: float = 0.0) -> TokenLoad:
         """What there is to do, and what was done in `busy_s` seconds of computing."""
         waiting = [each for line in self._lines.values() for each in line]
-        running_tokens = sum(self._left(each) for each in self.running)
-        waiting_tokens = sum(self._left(each) for each in waiting)
-        computed = sum(each.computed for each in (*self.running, *waiting))
         return TokenLoad(
             running=len(self.running),
             waiting=self.waiting,
-            running_tokens=running_tokens,
-            waiting_tokens=waiting_tokens,
-            held_tokens=running_tokens + waiting_tokens + computed,
+            running_tokens=sum(self._left(each) for each in self.running),
+            waiting_tokens=sum(self._left(each) for each in waiting),
             memory_tokens=self.pool.pages * self.pool.page_tokens,
             taken=self._taken,
             prompt_tokens=self._prompts,
@@ -246,7 +279,6 @@ class TokenScheduler:
             ended=self._answered,
             answer_tokens=self._answers,
             computed=self._computed,
-            steps=self._steps,
             busy_s=busy_s,
         )
 

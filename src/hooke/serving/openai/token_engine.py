@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from hooke.generation.page_pool import PagePool
-from hooke.generation.token_scheduler import TokenLimits, TokenRequest, TokenScheduler, TokenStep
+from hooke.generation.token_scheduler import TokenLimits, TokenLoad, TokenRequest, TokenScheduler, TokenStep
 from hooke.serving.limits import TokenReservation
 from hooke.serving.openai.sampling import ChosenToken, TokenChooser, TokenSampling
 from hooke.serving.problems import Problem, problem_of
@@ -95,6 +95,8 @@ class GrowingAnswer:
     """Of the monotonic clock: it must have begun by then."""
     reservation: TokenReservation | None = None
     """The tokens of its key that it may use."""
+    identity: str = ""
+    """The id of its HTTP request, for the first of its answers: it is reported once it is counted."""
     request: TokenRequest | None = None
     tokens: list[int] = field(default_factory=list)
     """The prompt's, then the answer's."""
@@ -293,10 +295,16 @@ class TokenEngine:
         try:
             while self._take():
                 updates = [(self._of.pop(each), _late()) for each in self.scheduler.expired(time.monotonic())]
-                step, before = self.scheduler.step(time.monotonic()), self.steps
+                began = time.monotonic()
+                step = self.scheduler.step(began)
+                if began - self._loaded >= LOAD_EVERY_S:
+                    self._count_load(began)
                 if step.pieces:
                     updates += self._step(step)
-                self._deliver(updates, self._took(step) if self.steps > before else None)
+                    self._busy_s += time.monotonic() - began
+                if not (self.scheduler.running or self.scheduler.waiting):
+                    self._count_load(0.0)
+                self._deliver(updates)
         except BaseException as error:  # noqa: BLE001 - without the thread all requests would wait for ever
             why = problem_of(error, f"the engine of {self._name}")
         with self._changed:
