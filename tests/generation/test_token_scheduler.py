@@ -169,7 +169,7 @@ def test_too_little_memory_lets_the_last_give_way():
 
 def test_cancelled_and_late_requests_leave():
     it = scheduler(slots=1)
-    runs, late, waits = offered(it, request(), request(deadline=5.0), request())
+    runs, late, waits = offered(it, request(deadline=1.0), request(deadline=5.0), request())
     step = it.step(0.0)
     it.cancel(waits)
     it.cancel(waits)

@@ -5,7 +5,7 @@ that it was answered last. A request whose tokens are all computed gets a new on
 the next step has another: no request waits for the longest of its batch.
 
 - *Order*: urgent requests first; among equals the user who was served least, in tokens (as in "Fairness in Serving Large Language
-  Models", Sheng and others, OSDI 2024); of one user the first. Who has waited for `patience_s` is as urgent as any.
+  Models", Sheng and others, OSDI 2024); of one user the one with the first deadline. Who has waited for `patience_s` is as urgent as any.
 - *Memory*: requests hold pages for the tokens that they have. If none is free, the least urgent that began last gives way, and its
   tokens are computed again later. The first one never does, so all end.
 - *Urgency*: what is more urgent takes the place of what is less.
@@ -17,6 +17,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -237,11 +238,13 @@ class TokenScheduler:
         self.running: list[TokenRequest] = []
         """The most urgent first, then who began first."""
         self.waiting = 0
+        self.slots, self.step_tokens = limits.slots, limits.step_tokens
+        """Requests and tokens of the next steps: at most those of `limits`."""
         self.expected_answer = float(ASSUMED_ANSWER)
         """Tokens that an answer has, by those that have ended."""
         self._taken = self._prompts = self._reused = self._answered = self._answers = self._computed = 0
         self._lines: dict[tuple[int, Hashable], deque[TokenRequest]] = {}
-        """By urgency and user, who arrived first at the head."""
+        """By urgency and user: who began before, then by deadlines, then by arrival."""
         self._served: dict[Hashable, float] = {}
         """Weighted tokens that a user was given."""
         self._active: dict[Hashable, int] = {}
@@ -258,11 +261,32 @@ class TokenScheduler:
         if self.waiting >= self.limits.max_waiting:
             return "full"
         self._begin_user(request.user)
-        self._line(request).append(request)
+        line = self._line(request)
+        at = len(line)
+        while at and line[at - 1].deadline > request.deadline and not line[at - 1].evictions:
+            at -= 1
+        line.insert(at, request)
         self.waiting += 1
         self._taken += 1
         self._prompts += request.prompt
         return ""
+
+    def before(self, request: TokenRequest) -> tuple[int, int]:
+        """How many of the waiting requests begin before this one, about, and the tokens that they have.
+
+        The more urgent ones, those of its user with earlier deadlines, and of each other user one more than these: all get equal shares.
+        """
+        own = sum(
+            each.deadline <= request.deadline for each in self._lines.get((request.urgency, request.user), ())
+        )
+        count = tokens = 0
+        for (urgency, user), line in self._lines.items():
+            if urgency >= request.urgency:
+                most = own if user == request.user else own + 1
+                for each in line if urgency > request.urgency else islice(line, most):
+                    count += 1
+                    tokens += each.length
+        return count, tokens
 
     def load(self, busy_s: float = 0.0) -> TokenLoad:
         """What there is to do, and what was done in `busy_s` seconds of computing."""
@@ -313,10 +337,10 @@ class TokenScheduler:
         urgencies = [*(each.rank for each in self.running), *(urgency for urgency, _ in self._lines)]
         self._highest = max(urgencies, default=0)
         pieces = self._go_on(evicted)
-        spare = 0 if evicted else self.limits.step_tokens - sum(piece.tokens for piece in pieces)
+        spare = 0 if evicted else self.step_tokens - sum(piece.tokens for piece in pieces)
         while spare > 0 and (request := self._next(now)) is not None and request not in evicted:
             rank = self._rank(request, now)
-            if len(self.running) >= self.limits.slots and not self._make_way(rank, pieces, evicted):
+            if len(self.running) >= self.slots and not self._make_way(rank, pieces, evicted):
                 break
             while (piece := self._begin(request, rank, spare)) is None:
                 if not self._make_way(rank, pieces, evicted):
@@ -324,7 +348,7 @@ class TokenScheduler:
             if piece is None:
                 break
             pieces.append(piece)
-            spare = self.limits.step_tokens - sum(each.tokens for each in pieces)
+            spare = self.step_tokens - sum(each.tokens for each in pieces)
         self._in_step = {piece.request for piece in pieces}
         for piece in pieces:
             self._charge(piece)
@@ -358,7 +382,7 @@ class TokenScheduler:
     def _go_on(self, evicted: list[TokenRequest]) -> list[Piece]:
         """A piece for each running request, after evictions: one token each, and of prompts as many as there is room for."""
         pieces: list[Piece] = []
-        spare = self.limits.step_tokens - len(self.running)
+        spare = max(self.step_tokens - len(self.running), 0)
         at = 0
         while at < len(self.running):
             request = self.running[at]

@@ -1,4 +1,4 @@
-"""What a replica can answer in time: the measured law of its batches, the margin that keeps the SLO, and streams by their gaps.
+"""What a replica can answer in time: the measured law of its batches, the margin that keeps the SLO, streams by their gaps, and first tokens.
 
 Pure: times come as arguments, all from one clock.
 """
@@ -8,7 +8,11 @@ from __future__ import annotations
 import math
 from enum import IntEnum
 
-__all__ = ["BatchLaw", "SloMargin", "StreamLimit", "Urgency"]
+from hooke.generation.token_admission import StepTimes, first_token_s, fit_step
+from hooke.generation.token_scheduler import TokenRequest, TokenScheduler, TokenStep
+from hooke.serving.slo import Slo
+
+__all__ = ["BatchLaw", "SloMargin", "StreamLimit", "TokenPromise", "Urgency"]
 
 
 class Urgency(IntEnum):
@@ -197,3 +201,43 @@ class StreamLimit:
         self._gaps = self._late = 0
         self._sum_s = 0.0
         self._reached = self.open >= self.limit
+
+
+class TokenPromise:
+    """What a language model can answer in time: first tokens before clients' deadlines and within the SLO, the others as fast as it says."""
+
+    def __init__(self, slo: Slo | None) -> None:
+        self._slo = slo
+        self._limit_s = slo.limit_s if slo is not None else math.inf
+        self._margin = SloMargin(self._limit_s, slo.percent if slo is not None else 99.0)
+        self._times = StepTimes()
+
+    def late_s(self, request: TokenRequest, scheduler: TokenScheduler, now: float) -> float:
+        """How much later than it may the first token of a request would come that is not offered yet; 0 if it would be in time.
+
+        What nothing goes before is always in time: it teaches how long steps take.
+        """
+        if not self._times.known or not (scheduler.running or scheduler.waiting):
+            return 0.0
+        most = min(request.deadline, request.arrived + self._limit_s - self._margin.seconds) - now
+        return max(first_token_s(request, scheduler, self._times) - most, 0.0) if most < math.inf else 0.0
+
+    def stepped(self, step: TokenStep, took_s: float, scheduler: TokenScheduler) -> None:
+        """A step was computed; the next one may have another size."""
+        self._times.add(step, took_s)
+        if self._slo is not None and self._slo.each_s is not None and self._times.known:
+            fit_step(scheduler, self._times, self._slo.each_s)
+
+    def first(self, took_s: float, scheduler: TokenScheduler) -> None:
+        """A request had its first token so long after it came."""
+        self._margin.answered(float(took_s > self._limit_s))
+        if not scheduler.waiting:
+            self._margin.calm()
+
+    def broken(self, arrived: float, first: float | None, last: float, tokens: int) -> bool | None:
+        """Whether an answer of so many tokens, the first and last ones at these times, broke the SLO; None without one."""
+        slo = self._slo
+        if slo is None or first is None:
+            return None if slo is None else last - arrived > slo.limit_s
+        slow = slo.each_s is not None and tokens > 1 and (last - first) / (tokens - 1) > slo.each_s
+        return first - arrived > slo.limit_s or slow

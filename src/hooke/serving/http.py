@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hooke.base.errors import UsageError
+from hooke.base.units import parse_seconds
 from hooke.serving.limits import PART, SMALL_BODY, BodyMemory, KeyTokens
 from hooke.serving.problems import (
     MEDIA_TYPE,
@@ -16,6 +18,7 @@ from hooke.serving.problems import (
     REPEATABLE,
     RETRY_HEADER,
     STREAM_HEADER,
+    TIMEOUT_HEADER,
     Problem,
 )
 from hooke.serving.request_context import Gone, RequestContext, context_of, request_id_of
@@ -213,6 +216,21 @@ class Exchange:
             shown = said[:40].decode("latin-1")
             raise Problem(400, f"{PRIORITY_HEADER}: {shown} is not a priority; send high or low")
         return True
+
+    @property
+    def timeout_s(self) -> float:
+        """How long its client waits for an answer to begin: the service's timeout, or less by its header. Raises Problem (400)."""
+        said = self.headers.get(TIMEOUT_HEADER.encode())
+        if said is None:
+            return self.options.timeout_s
+        try:
+            asked = parse_seconds(said.decode("latin-1"))
+        except UsageError:
+            asked = 0.0
+        if not asked:
+            shown = said[:40].decode("latin-1")
+            raise Problem(400, f"{TIMEOUT_HEADER}: {shown} is not a time; send seconds, such as 2s or 500ms")
+        return min(asked, self.options.timeout_s)
 
     @property
     def says_low(self) -> bool:

@@ -20,6 +20,7 @@ from hooke.serving.problems import Problem
 __all__ = [
     "BODY_LIMIT",
     "MOST_KEYS",
+    "OVER_KEY_LIMIT",
     "SMALL_BODY",
     "BodyMemory",
     "ConnectionLimits",
@@ -218,6 +219,8 @@ _TIME = struct.Struct("=d")
 _TIMES_BYTES = 2 * MOST_KEYS * _TIME.size
 """Of each key the time of its requests, then of each that of its tokens."""
 MINUTE_S = 60.0
+OVER_KEY_LIMIT = "rate_limit_exceeded"
+"""As OpenAI's clients know it."""
 
 
 class KeyRates:
@@ -308,9 +311,7 @@ class KeyTokens:
         wait_s = self._rates.take_tokens(self._key, tokens * self._token_s, now)
         if wait_s:
             said = f"more than {self.limit} tokens a minute with the key of {self._client}; up to {tokens} are asked for; try again in {wait_s:.3g} s"
-            raise Problem(
-                429, said, retry_after_s=wait_s, reason="rate_limit_exceeded", headers=self.headers(now)
-            )
+            raise Problem(429, said, retry_after_s=wait_s, reason=OVER_KEY_LIMIT, headers=self.headers(now))
 
     def move(self, tokens: int, now: float) -> None:
         """Take so many more without asking, or give them back if negative."""

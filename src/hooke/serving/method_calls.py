@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -244,18 +244,21 @@ class MethodCalls:
             self.open_calls -= 1
 
     @contextmanager
-    def unbatched(self) -> Iterator[None]:
-        """Count a call that has no batch: as in progress, and for the windows as answered, or left by its client."""
+    def unbatched(self, over_slo: Callable[[], bool | None] = lambda: None) -> Iterator[None]:
+        """Count a call that has no batch: as in progress, and for the windows as answered, or left by its client.
+
+        `over_slo` is asked then whether it broke the SLO; None: by its time.
+        """
         windows, began = self.dispatch.windows, time.perf_counter()
         self.called += 1
         self.open_calls += 1
         try:
             yield
         except CallerGone:
-            windows.gone(time.perf_counter() - began)
+            windows.gone(time.perf_counter() - began, over_slo=over_slo())
             raise
         else:
-            windows.unbatched(time.perf_counter() - began)
+            windows.unbatched(time.perf_counter() - began, over_slo=over_slo())
         finally:
             self.open_calls -= 1
 

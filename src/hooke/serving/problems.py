@@ -24,6 +24,7 @@ __all__ = [
     "RETRY_HEADER",
     "SANE_ID",
     "STREAM_HEADER",
+    "TIMEOUT_HEADER",
     "UNTOUCHED",
     "VERSION_HEADER",
     "FieldError",
@@ -42,6 +43,8 @@ SANE_ID = "[A-Za-z0-9._~:/+=@-]{1,128}"
 """A pattern of the request ids that are accepted from clients: searchable in a log, and harmless to it."""
 PRIORITY_HEADER = "x-hooke-priority"
 """A header of clients: `low` for a request that may be shed first, `high`, the default, for others."""
+TIMEOUT_HEADER = "x-hooke-timeout"
+"""A header of clients of language models: how long they wait for the first token, such as `2s`; at most the service's timeout."""
 VERSION_HEADER = "x-hooke-version"
 """A header of clients: `new` or `old` for the one or the other version while a new one is on trial."""
 STREAM_HEADER = "x-hooke-stream"

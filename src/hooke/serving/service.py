@@ -171,7 +171,8 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
 
     `protocol="openai"` makes it a service for OpenAI's clients: `/v1/chat/completions`, `/v1/completions`, `/v1/models`, and `/v1/embeddings` if it has
     `embed`. The class then has `encode`, `decode` and `step`, the attributes `limits` and `end` (see `hooke.TokenModel`), and computes tokens of all requests together,
-    step by step. Its name is the name of the model. A request waits for its first token no longer than `timeout`.
+    step by step. Its name is the name of the model. A request waits for its first token no longer than `timeout`. Its promise is `slo="p95 first < 2s, each < 100ms"`:
+    the time to the first token, and the mean time of each other one, which may be left out. A request that would have its first token too late is refused.
 
     `middleware` wraps the service, as an ASGI application, in another one: `middleware=lambda app: CORSMiddleware(app, allow_origins=["https://example.org"])`.
     It sees each request before any check of Hooke's, and each answer; the limits of connections stay as they are. ASGI's messages cost some 10 us a request.
@@ -330,6 +331,8 @@ def _check(declared: Service) -> None:
             fix="take these in setup(self, ...); --with or keywords give them",
         )
     methods = declared.methods()
+    if declared.slo is not None and declared.slo.of_tokens != (declared.protocol is not None):
+        raise _wrong_promise(declared, where)
     if declared.protocol is not None:
         _check_token_model(declared, where)
     elif not methods:
@@ -350,6 +353,19 @@ def _check(declared: Service) -> None:
         _check_load(declared)
 
 
+def _wrong_promise(declared: Service, where: str) -> UsageError:
+    if declared.protocol is None:
+        why, fix = "only a language model has first tokens", 'slo="p99 < 50ms"'
+    else:
+        why, fix = (
+            "an answer of a language model takes as long as its tokens",
+            'slo="p95 first < 2s, each < 100ms"',
+        )
+    return UsageError(
+        f'slo="{declared.slo}" says nothing of {declared.name}', where=where, why=why, fix=f"write {fix}"
+    )
+
+
 def _check_token_model(declared: Service, where: str) -> None:
     lacking = [name for name in TOKEN_NEEDED if not callable(getattr(declared.made_by, name, None))]
     if declared.protocol not in get_args(Protocol):
@@ -364,7 +380,7 @@ def _check_token_model(declared: Service, where: str) -> None:
             where=where,
             fix="add def encode(self, prompt), def decode(self, tokens) and def step(self, pieces): see hooke.TokenModel",
         )
-    without = {"max_batch": declared.max_batch, "slo": declared.slo, "model_memory": declared.model_memory}
+    without = {"max_batch": declared.max_batch, "model_memory": declared.model_memory}
     given = [name for name, value in without.items() if value is not None]
     if given:
         raise UsageError(

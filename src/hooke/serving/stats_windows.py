@@ -204,39 +204,29 @@ class StatsWindow:
         sums[3] += took * active
         self._requests += answered
 
-    def step(self, work: tuple[int, int, int, int], took: float) -> None:
-        """A language model computed a step of this work, as in `StepSums`, and its texts within `took` seconds."""
-        values = (1.0, *work, took)
-        at = step_bin(*work[:2])
-        sums = self._steps.get(at)
-        if sums is None:
-            sums = self._steps[at] = [0.0] * PRODUCTS
-        place = 0
-        for number, one in enumerate(values):
-            for other in values[number:]:
-                sums[place] += one * other
-                place += 1
+    def unbatched(self, took: float, *, over_slo: bool | None = None) -> None:
+        """A call outside batches, of an `async def` or a language model, gave its result after `took` seconds; `raised` counts failed ones.
 
-    def unbatched(self, took: float) -> None:
-        """A call outside batches, of an `async def`, gave its result after `took` seconds; `raised` counts failed ones."""
+        `over_slo` says whether it broke the SLO, where that is not by `took`.
+        """
         self._unbatched += 1
         self._unbatched_s += took
-        self.answered(took)
+        self.answered(took, over_slo=over_slo)
 
-    def answered(self, took: float) -> None:
+    def answered(self, took: float, *, over_slo: bool | None = None) -> None:
         """A request had its result `took` seconds after its arrival; counted with `add` or `unbatched`."""
         self._latencies[latency_bin(took)] += 1
-        self.over_slo += took > self.limit_s
+        self.over_slo += took > self.limit_s if over_slo is None else over_slo
 
     def full(self, *, passed_on: bool) -> None:
         """A request that was counted as arrived is refused for lack of room. If it is passed on, the other replica counts it."""
         self.arrived -= passed_on
         self.refused += not passed_on
 
-    def gone(self, after: float) -> None:
-        """A client left after so many seconds without an answer."""
+    def gone(self, after: float, *, over_slo: bool | None = None) -> None:
+        """A client left after so many seconds without an answer; `over_slo` as in `unbatched`."""
         self._gone += 1
-        self._gone_over += after > self.limit_s
+        self._gone_over += after > self.limit_s if over_slo is None else over_slo
 
     def failure(self, method: str, took: float, active: int, *, blamed: bool) -> None:
         """A batch raised after `took` seconds; `blamed` if it was a single request."""

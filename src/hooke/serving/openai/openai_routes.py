@@ -16,7 +16,7 @@ import numpy as np
 from hooke.base.errors import UsageError
 from hooke.generation.token_scheduler import TokenLoad
 from hooke.serving.http import JSON, OPENAI, Exchange
-from hooke.serving.limits import TokenReservation
+from hooke.serving.limits import OVER_KEY_LIMIT, TokenReservation
 from hooke.serving.method_calls import MethodCalls
 from hooke.serving.openai.messages import (
     AnswerWriter,
@@ -28,7 +28,7 @@ from hooke.serving.openai.messages import (
 )
 from hooke.serving.openai.sampling import ChosenToken
 from hooke.serving.openai.token_engine import GrowingAnswer, TokenEngine, TokenUpdate
-from hooke.serving.problems import Problem, too_many
+from hooke.serving.problems import PASSED_ON, Problem, too_many
 from hooke.serving.routes import Route
 from hooke.serving.service import Service
 
@@ -59,10 +59,7 @@ class OpenAIRoutes:
                 f"{self._declared.name} has no {' and no '.join(lacking)} after setup",
                 fix="set self.limits = hooke.TokenLimits(slots=8, step_tokens=256, context=1024) and self.end = {0}, the tokens that end an answer",
             )
-        windows = calls.dispatch.windows
-        self._engine = TokenEngine(made, self._declared.name, windows.step)
-        limits, pool = self._engine.limits, self._engine.scheduler.pool
-        windows.token_limits = limits.slots, limits.step_tokens, limits.context, pool.pages, pool.page_tokens
+        self._engine = TokenEngine(made, self._declared.name, self._declared.slo)
         self._calls = calls
 
     @property
@@ -139,11 +136,12 @@ class OpenAIRoutes:
         answers[0].identity = exchange.id.decode()
         writer = AnswerWriter(asked, exchange.id.decode())
         try:
-            with calls.unbatched():
+            with calls.unbatched(lambda: _broke_slo(engine, answers)):
                 engine.submit(answers)
                 send = self._stream if asked.stream else self._whole
                 await calls.watched(send(exchange, writer, answers), exchange, exchange.path, math.inf)
         except Problem as problem:
+            _count_refusal(calls, problem)
             if not exchange.status:
                 raise
             await exchange.end(writer.failed(problem))  # the process ends, and cuts the stream
@@ -185,7 +183,8 @@ class OpenAIRoutes:
             stop=asked.stop,
             user=exchange.client or asked.user,
             urgency=LOW if exchange.is_low else 0,
-            deadline=time.monotonic() + self._declared.timeout_s,
+            deadline=time.monotonic() + exchange.timeout_s,
+            pass_on=exchange.can_pass_on,
             reservation=TokenReservation(exchange.tokens) if exchange.tokens is not None else None,
         )
 
@@ -246,6 +245,27 @@ class OpenAIRoutes:
         used = {"prompt_tokens": counts, "total_tokens": counts}
         answer = {"object": "list", "data": rows, "model": asked.model, "usage": used}
         await exchange.answer(200, msgspec.json.encode(answer), JSON, *_limits(exchange))
+
+
+def _broke_slo(engine: TokenEngine, answers: Sequence[GrowingAnswer]) -> bool | None:
+    """Whether one of the answers did; None without an SLO."""
+    said = [
+        engine.promise.broken(
+            each.arrived, each.first_at, each.last_at or time.monotonic(), each.answer_tokens
+        )
+        for each in answers
+    ]
+    return None if None in said else any(said)
+
+
+def _count_refusal(calls: MethodCalls, problem: Problem) -> None:
+    """Count for the windows what the engine refused. What another replica gets counts there, and what its own key refuses is no load."""
+    windows = calls.dispatch.windows
+    if problem.status == 429:
+        elsewhere = problem.reason in {PASSED_ON, OVER_KEY_LIMIT}
+        windows.full(passed_on=elsewhere)
+        calls.called -= elsewhere
+    windows.late += problem.status == 504
 
 
 def _limits(exchange: Exchange) -> list[tuple[bytes, bytes]]:

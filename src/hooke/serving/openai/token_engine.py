@@ -20,9 +20,11 @@ import numpy as np
 
 from hooke.generation.page_pool import PagePool
 from hooke.generation.token_scheduler import TokenLimits, TokenLoad, TokenRequest, TokenScheduler, TokenStep
+from hooke.serving.admission import TokenPromise
 from hooke.serving.limits import TokenReservation
 from hooke.serving.openai.sampling import ChosenToken, TokenChooser, TokenSampling
-from hooke.serving.problems import Problem, problem_of
+from hooke.serving.problems import Problem, problem_of, too_many
+from hooke.serving.slo import Slo
 
 __all__ = ["GrowingAnswer", "TokenEngine", "TokenModel", "TokenPiece", "TokenUpdate"]
 
@@ -93,6 +95,13 @@ class GrowingAnswer:
     urgency: int = 0
     deadline: float = math.inf
     """Of the monotonic clock: it must have begun by then."""
+    pass_on: bool = False
+    """Whether the proxy asks another replica if it would begin too late here."""
+    arrived: float = field(default_factory=time.monotonic)
+    first_at: float | None = None
+    """When it had its first token."""
+    last_at: float = 0.0
+    """When it had its last one."""
     reservation: TokenReservation | None = None
     """The tokens of its key that it may use."""
     identity: str = ""
@@ -206,13 +215,9 @@ def _overlap(text: str, stop: str) -> int:
 class TokenEngine:
     """The thread of one model. Made and closed on the event loop, after the model's `setup`.
 
-    `observe` is called there with the work and the seconds of each step.
-    """
-
-    def __init__(
-        self, model: TokenModel, name: str, observe: Callable[[StepWork, float], None] | None = None
-    ) -> None:
+    def __init__(self, model: TokenModel, name: str, slo: Slo | None = None) -> None:
         self.model = model
+        self.promise = TokenPromise(slo)
         limits = model.limits
         self.limits = limits
         pages = limits.pages or limits.slots * -(-limits.context // limits.page_tokens)
@@ -301,7 +306,9 @@ class TokenEngine:
                     self._count_load(began)
                 if step.pieces:
                     updates += self._step(step)
-                    self._busy_s += time.monotonic() - began
+                    took_s = time.monotonic() - began
+                    self._busy_s += took_s
+                    self.promise.stepped(step, took_s, self.scheduler)
                 if not (self.scheduler.running or self.scheduler.waiting):
                     self._count_load(0.0)
                 self._deliver(updates)
@@ -376,28 +383,38 @@ class TokenEngine:
         most = room if answer.most is None else answer.most
         if len(tokens) + most > self.limits.context or not tokens:
             return _too_long(len(tokens), answer.most, self.limits.context)
-        if (reservation := answer.reservation) is not None:
-            try:
-                reservation.begin(len(tokens), answer.most, time.monotonic())
-            except Problem as problem:
-                return problem
         request = TokenRequest(
             prompt=len(tokens),
             most=max(most, 1),
-            arrived=time.monotonic(),
+            arrived=answer.arrived,
             user=answer.user,
             urgency=answer.urgency,
             deadline=answer.deadline,
             names=names,
         )
-        why = self.scheduler.offer(request)
-        if why == "full":
-            return Problem(429, f"{self.limits.max_waiting} requests are already waiting", retry_after_s=1)
-        if why:
-            return _too_long(len(tokens), answer.most, self.limits.context)
+        if (refusal := self._refusal(answer, request)) is not None:
+            return refusal
         answer.began(tokens, request)
         self._of[request] = answer
         return None
+
+    def _refusal(self, answer: GrowingAnswer, request: TokenRequest) -> Problem | None:
+        """Why a request can't wait for its first step; if it can, it does."""
+        now = time.monotonic()
+        late_s = self.promise.late_s(request, self.scheduler, now)
+        if late_s:
+            said = f"the first token would come {late_s:.2g} s too late: {self.scheduler.waiting} requests wait, and {len(self.scheduler.running)} run"
+            return too_many(said, retry_after_s=late_s, pass_on=answer.pass_on)
+        if answer.reservation is not None:
+            try:
+                answer.reservation.begin(request.prompt, answer.most, now)
+            except Problem as problem:
+                return problem
+        why = self.scheduler.offer(request)
+        if why == "full":
+            said = f"{self.limits.max_waiting} requests are already waiting"
+            return too_many(said, retry_after_s=1, pass_on=answer.pass_on)
+        return _too_long(request.prompt, answer.most, self.limits.context) if why else None
 
     def _embed(self, texts: Sequence[str]) -> tuple[int, np.ndarray] | Problem:
         try:
@@ -423,6 +440,7 @@ class TokenEngine:
             self._since = time.monotonic()
             return [(each, problem) for each in failed]
         updates = [(self._of[each], self._added(each, row)) for each, row in zip(givers, logits, strict=True)]
+        self._clock([answer for answer, _ in updates], time.monotonic())
         last = [
             request
             for request, (_, update) in zip(givers, updates, strict=True)
@@ -433,6 +451,13 @@ class TokenEngine:
         self.steps += 1
         self.tokens += len(givers)
         return updates
+
+    def _clock(self, answers: Sequence[GrowingAnswer], now: float) -> None:
+        for answer in answers:
+            answer.last_at = now
+            if answer.first_at is None:
+                answer.first_at = now
+                self.promise.first(now - answer.arrived, self.scheduler)
 
     def _added(self, request: TokenRequest, logits: np.ndarray) -> TokenUpdate | Problem:
         try:
