@@ -1,7 +1,7 @@
 """Which requests of a language model begin in time, by the measured time of steps and what goes before them. Pure.
 
-A step takes a + b * tokens of prompts + c * requests + d * tokens in memory that answers read. A request gets its first token once it
-has a place, and its prompt and those before it are computed. It has a place when as many requests have ended as go before it.
+A step takes what `token_law` says of its work; here its last hundred steps say how long, without intervals, and at once. A request gets
+its first token once it has a place, and its prompt and those before it are computed. It has a place when as many requests have ended as go before it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hooke.generation.token_scheduler import TokenRequest, TokenScheduler, TokenStep
+from hooke.generation.token_scheduler import StepWork, TokenRequest, TokenScheduler
 
-__all__ = ["StepTimes", "first_token_s", "fit_step"]
+__all__ = ["RecentSteps", "fit_step", "wait_for_first_s"]
 
 FORGET = 0.99
 """A step's weight after one more: some hundred steps determine the times."""
@@ -21,16 +21,17 @@ FEWEST = 16
 """Steps before anything is predicted."""
 OUTLIER = 8.0
 """A step that took more than so many times what was expected counts as that: a pause of the machine is not the model's."""
-VALUES = 4
+PARTS = 5
+"""Of the time of a step: fixed, and of each part of its work."""
 
 
-class StepTimes:
-    """The time of a step by what it computes: least squares over the last steps, and no part of it below 0."""
+class RecentSteps:
+    """The time of a step by its work: least squares over the last steps, and no part of it below 0."""
 
     def __init__(self) -> None:
         self.steps = 0
-        self._products = np.zeros((VALUES, VALUES))
-        self._times = np.zeros(VALUES)
+        self._products = np.zeros((PARTS, PARTS))
+        self._times = np.zeros(PARTS)
         self._found: np.ndarray | None = None
 
     @property
@@ -38,15 +39,9 @@ class StepTimes:
         """Whether there were enough steps."""
         return self.steps >= FEWEST
 
-    def add(self, step: TokenStep, took_s: float) -> None:
+    def add(self, work: StepWork, took_s: float) -> None:
         """A step was computed. Relative errors count: a step of a long prompt tells nothing of one of answers."""
-        prompt = context = 0
-        for request, start, tokens in step.pieces:
-            if start >= request.prompt:
-                context += start + 1
-            else:
-                prompt += tokens
-        row = np.array([1.0, prompt, len(step.pieces), context])
+        row = np.array([1.0, *work])
         if self.known:
             took_s = min(took_s, OUTLIER * max(float(self._coefficients() @ row), 1e-6))
         weight = 1 / max(took_s, 1e-6) ** 2
@@ -55,10 +50,9 @@ class StepTimes:
         self._found = None
         self.steps += 1
 
-    def seconds(self, prompt: float, requests: float, context: float) -> float:
-        """The time of a step with so many tokens of prompts, requests, and tokens in memory that answers read."""
-        fixed, of_prompt, of_request, of_context = self._coefficients().tolist()
-        return float(fixed + of_prompt * prompt + of_request * requests + of_context * context)
+    def seconds(self, prompt: float, requests: float, context: float, attention: float = 0.0) -> float:
+        """The time of a step of this work, as in `StepWork`."""
+        return float(self._coefficients() @ (1.0, prompt, requests, context, attention))
 
     def _coefficients(self) -> np.ndarray:
         if self._found is None:
@@ -69,8 +63,8 @@ class StepTimes:
 def _non_negative(products: np.ndarray, times: np.ndarray) -> np.ndarray:
     """The least squares without parts below 0: the most negative is left out until there is none."""
     scale = np.sqrt(np.maximum(np.diag(products), 1e-300))
-    kept = [at for at in range(VALUES) if products[at, at] > 0]
-    found = np.zeros(VALUES)
+    kept = [at for at in range(PARTS) if products[at, at] > 0]
+    found = np.zeros(PARTS)
     while kept:
         part = products[np.ix_(kept, kept)] / np.outer(scale[kept], scale[kept])
         # What was never seen apart is shared evenly: a ridge that is far below what is seen.
@@ -82,10 +76,10 @@ def _non_negative(products: np.ndarray, times: np.ndarray) -> np.ndarray:
     return found
 
 
-def first_token_s(request: TokenRequest, scheduler: TokenScheduler, times: StepTimes) -> float:
+def wait_for_first_s(request: TokenRequest, scheduler: TokenScheduler, times: RecentSteps) -> float:
     """Seconds until a request that is offered now has its first token, about. Nothing is known of who comes later and goes first."""
     running = scheduler.running
-    before, prompts = scheduler.before(request)
+    before, prompts, pairs = scheduler.before(request)
     known = len(scheduler.pool.known(request.names)) * scheduler.pool.page_tokens
     own = max(request.prompt - known, 1)
     free = max(scheduler.slots - len(running), 0)
@@ -95,14 +89,15 @@ def first_token_s(request: TokenRequest, scheduler: TokenScheduler, times: StepT
     waits = turns * scheduler.expected_answer / max(len(running), 1)
     spare = max(scheduler.step_tokens - len(running), 1)
     prompts += own + sum(each.length - each.computed - 1 for each in running)
+    pairs += own * (known + own / 2)
     steps = max(waits + math.ceil(own / spare), math.ceil(prompts / spare))
     requests = min(len(running) + 1, scheduler.slots)
     context = sum(each.length for each in running)
     step_s = times.seconds(0, requests, context)
-    return steps * step_s + times.seconds(prompts, requests, context) - step_s
+    return steps * step_s + times.seconds(prompts, requests, context, pairs) - step_s
 
 
-def fit_step(scheduler: TokenScheduler, times: StepTimes, each_s: float) -> None:
+def fit_step(scheduler: TokenScheduler, times: RecentSteps, each_s: float) -> None:
     """Let as many requests run, and as many tokens of prompts be in a step, as leave each answer a token every `each_s` seconds."""
     limits, running = scheduler.limits, scheduler.running
     longs: Sequence[int] = [each.length for each in running] or [1]

@@ -25,7 +25,7 @@ import msgspec
 from hooke.base.errors import UsageError
 from hooke.generation.page_pool import PagePool
 
-__all__ = ["Piece", "TokenLimits", "TokenLoad", "TokenRequest", "TokenScheduler", "TokenStep"]
+__all__ = ["Piece", "StepWork", "TokenLimits", "TokenLoad", "TokenRequest", "TokenScheduler", "TokenStep"]
 
 ANSWER_WEIGHT = 2
 """What a token of an answer counts, where one of a prompt counts 1: it takes a step of its own."""
@@ -162,47 +162,6 @@ class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):
     """To do for the running requests."""
     waiting_tokens: int = 0
     """To do for the waiting ones."""
-    held_tokens: int = 0
-    """Of all these requests, done or not: their prompts, and answers as long as they are expected to be."""
-    memory_tokens: int = 0
-    """How many fit in its memory."""
-    taken: int = 0
-    """Requests so far, without those that were refused."""
-    prompt_tokens: int = 0
-    """Of their prompts."""
-    reused: int = 0
-    """Tokens of prompts that were in memory."""
-    ended: int = 0
-    """Requests that were answered whole."""
-    answer_tokens: int = 0
-    """Of their answers."""
-    computed: int = 0
-    """Tokens of prompts and answers that were computed."""
-    steps: int = 0
-    """In which it computed them."""
-    busy_s: float = 0.0
-    """That these steps took."""
-
-    @property
-    def outstanding(self) -> int:
-        """Tokens to do."""
-        return self.running_tokens + self.waiting_tokens
-
-
-class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """What a language model has to do at a moment, and what it has done so far, in requests and tokens.
-
-    The tokens of a request that it has to do are those of its prompt that are not computed, and the expected rest of its answer.
-    """
-
-    running: int = 0
-    """Requests."""
-    waiting: int = 0
-    """Requests."""
-    running_tokens: int = 0
-    """To do for the running requests."""
-    waiting_tokens: int = 0
-    """To do for the waiting ones."""
     memory_tokens: int = 0
     """How many fit in its memory."""
     taken: int = 0
@@ -271,22 +230,23 @@ class TokenScheduler:
         self._prompts += request.prompt
         return ""
 
-    def before(self, request: TokenRequest) -> tuple[int, int]:
-        """How many of the waiting requests begin before this one, about, and the tokens that they have.
+    def before(self, request: TokenRequest) -> tuple[int, int, float]:
+        """How many of the waiting requests begin before this one, about, the tokens that they have, and the pairs of these that see each other.
 
         The more urgent ones, those of its user with earlier deadlines, and of each other user one more than these: all get equal shares.
         """
         own = sum(
             each.deadline <= request.deadline for each in self._lines.get((request.urgency, request.user), ())
         )
-        count = tokens = 0
+        count, tokens, pairs = 0, 0, 0.0
         for (urgency, user), line in self._lines.items():
             if urgency >= request.urgency:
                 most = own if user == request.user else own + 1
                 for each in line if urgency > request.urgency else islice(line, most):
                     count += 1
                     tokens += each.length
-        return count, tokens
+                    pairs += each.length**2 / 2
+        return count, tokens, pairs
 
     def load(self, busy_s: float = 0.0) -> TokenLoad:
         """What there is to do, and what was done in `busy_s` seconds of computing."""

@@ -23,7 +23,6 @@ from hooke.scaling.measurements import Estimate
 
 __all__ = [
     "RequestTimes",
-    "TokenForecast",
     "TokenLoad",
     "first_token_s",
     "histories",
@@ -224,47 +223,6 @@ def histories(
         simulate(limits, load, step_times(coefficients, law.noise, chance), timeout_s=timeout_s)
         for load, coefficients in zip(loads, law.draws(chance, len(loads)), strict=True)
     ]
-
-
-class TokenForecast:
-    """Intervals for single requests at a load, from simulated histories of it: of the requests most alike, `near` of them."""
-
-    def __init__(self, told: Sequence[RequestTimes], *, near: int = 400, level: float = 0.95) -> None:
-        self._near = near
-        self._level = level
-        prompts = np.concatenate([each.prompts for each in told])
-        outputs = np.concatenate([each.outputs for each in told])
-        several = outputs > 1
-        tokens = np.concatenate([each.per_token_s for each in told])
-        self._firsts = _ordered(prompts, np.concatenate([each.first_s for each in told]))
-        self._tokens = _ordered(outputs[several], tokens[several])
-
-    def first_s(self, prompt: int) -> Estimate:
-        """Seconds to the first token of such a prompt."""
-        return self._alike("seconds to the first token", self._firsts, prompt)
-
-    def per_token_s(self, output: int) -> Estimate:
-        """Seconds for each token after the first of such an answer."""
-        return self._alike("seconds for each token", self._tokens, output)
-
-    def _alike(self, name: str, table: tuple[Floats, Floats], at: int) -> Estimate:
-        """Quantiles of the values beside the line through those most alike, at this length."""
-        by, values = table
-        near = min(self._near, len(by))
-        middle = (np.searchsorted(by, at, "left") + np.searchsorted(by, at, "right")) // 2
-        first = int(min(max(middle - near // 2, 0), len(by) - near))
-        beside, seen = by[first : first + near], values[first : first + near]
-        off = beside - beside.mean()
-        spread, finite = float(off @ off), bool(np.isfinite(seen).all())
-        slope = float(off @ seen) / spread if spread and finite else 0.0
-        ends = np.quantile(seen - slope * (beside - at), [(1 - self._level) / 2, 0.5, (1 + self._level) / 2])
-        low, value, high = (max(float(each), 0.0) for each in ends)
-        return Estimate(name=name, value=value, interval=(low, high), level=self._level)
-
-
-def _ordered(by: Floats, values: Floats) -> tuple[Floats, Floats]:
-    order = np.argsort(by, kind="stable")
-    return by[order], values[order]
 
 
 def statistic(

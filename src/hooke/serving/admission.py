@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from enum import IntEnum
 
-from hooke.generation.token_admission import StepTimes, first_token_s, fit_step
-from hooke.generation.token_scheduler import TokenRequest, TokenScheduler, TokenStep
+from hooke.generation.token_admission import RecentSteps, fit_step, wait_for_first_s
+from hooke.generation.token_scheduler import StepWork, TokenRequest, TokenScheduler
 from hooke.serving.slo import Slo
 
 __all__ = ["BatchLaw", "SloMargin", "StreamLimit", "TokenPromise", "Urgency"]
@@ -210,7 +210,7 @@ class TokenPromise:
         self._slo = slo
         self._limit_s = slo.limit_s if slo is not None else math.inf
         self._margin = SloMargin(self._limit_s, slo.percent if slo is not None else 99.0)
-        self._times = StepTimes()
+        self._times = RecentSteps()
 
     def late_s(self, request: TokenRequest, scheduler: TokenScheduler, now: float) -> float:
         """How much later than it may the first token of a request would come that is not offered yet; 0 if it would be in time.
@@ -220,11 +220,11 @@ class TokenPromise:
         if not self._times.known or not (scheduler.running or scheduler.waiting):
             return 0.0
         most = min(request.deadline, request.arrived + self._limit_s - self._margin.seconds) - now
-        return max(first_token_s(request, scheduler, self._times) - most, 0.0) if most < math.inf else 0.0
+        return max(wait_for_first_s(request, scheduler, self._times) - most, 0.0) if most < math.inf else 0.0
 
-    def stepped(self, step: TokenStep, took_s: float, scheduler: TokenScheduler) -> None:
+    def stepped(self, work: StepWork, took_s: float, scheduler: TokenScheduler) -> None:
         """A step was computed; the next one may have another size."""
-        self._times.add(step, took_s)
+        self._times.add(work, took_s)
         if self._slo is not None and self._slo.each_s is not None and self._times.known:
             fit_step(scheduler, self._times, self._slo.each_s)
 

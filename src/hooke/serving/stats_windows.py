@@ -204,6 +204,19 @@ class StatsWindow:
         sums[3] += took * active
         self._requests += answered
 
+    def step(self, work: tuple[int, int, int, int], took: float) -> None:
+        """A language model computed a step of this work, as in `StepSums`, and its texts within `took` seconds."""
+        values = (1.0, *work, took)
+        at = step_bin(*work[:2])
+        sums = self._steps.get(at)
+        if sums is None:
+            sums = self._steps[at] = [0.0] * PRODUCTS
+        place = 0
+        for number, one in enumerate(values):
+            for other in values[number:]:
+                sums[place] += one * other
+                place += 1
+
     def unbatched(self, took: float, *, over_slo: bool | None = None) -> None:
         """A call outside batches, of an `async def` or a language model, gave its result after `took` seconds; `raised` counts failed ones.
 

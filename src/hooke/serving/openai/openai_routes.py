@@ -59,7 +59,10 @@ class OpenAIRoutes:
                 f"{self._declared.name} has no {' and no '.join(lacking)} after setup",
                 fix="set self.limits = hooke.TokenLimits(slots=8, step_tokens=256, context=1024) and self.end = {0}, the tokens that end an answer",
             )
-        self._engine = TokenEngine(made, self._declared.name, self._declared.slo)
+        windows = calls.dispatch.windows
+        self._engine = TokenEngine(made, self._declared.name, windows.step, self._declared.slo)
+        limits, pool = self._engine.limits, self._engine.scheduler.pool
+        windows.token_limits = limits.slots, limits.step_tokens, limits.context, pool.pages, pool.page_tokens
         self._calls = calls
 
     @property

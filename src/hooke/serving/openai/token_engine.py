@@ -19,7 +19,14 @@ import msgspec
 import numpy as np
 
 from hooke.generation.page_pool import PagePool
-from hooke.generation.token_scheduler import TokenLimits, TokenLoad, TokenRequest, TokenScheduler, TokenStep
+from hooke.generation.token_scheduler import (
+    StepWork,
+    TokenLimits,
+    TokenLoad,
+    TokenRequest,
+    TokenScheduler,
+    TokenStep,
+)
 from hooke.serving.admission import TokenPromise
 from hooke.serving.limits import TokenReservation
 from hooke.serving.openai.sampling import ChosenToken, TokenChooser, TokenSampling
@@ -215,7 +222,16 @@ def _overlap(text: str, stop: str) -> int:
 class TokenEngine:
     """The thread of one model. Made and closed on the event loop, after the model's `setup`.
 
-    def __init__(self, model: TokenModel, name: str, slo: Slo | None = None) -> None:
+    `observe` is called there with the work and the seconds of each step.
+    """
+
+    def __init__(
+        self,
+        model: TokenModel,
+        name: str,
+        observe: Callable[[StepWork, float], None] | None = None,
+        slo: Slo | None = None,
+    ) -> None:
         self.model = model
         self.promise = TokenPromise(slo)
         limits = model.limits
@@ -300,18 +316,16 @@ class TokenEngine:
         try:
             while self._take():
                 updates = [(self._of.pop(each), _late()) for each in self.scheduler.expired(time.monotonic())]
-                began = time.monotonic()
+                began, before = time.monotonic(), self.steps
                 step = self.scheduler.step(began)
                 if began - self._loaded >= LOAD_EVERY_S:
                     self._count_load(began)
                 if step.pieces:
                     updates += self._step(step)
-                    took_s = time.monotonic() - began
-                    self._busy_s += took_s
-                    self.promise.stepped(step, took_s, self.scheduler)
+                    self._busy_s += time.monotonic() - began
                 if not (self.scheduler.running or self.scheduler.waiting):
                     self._count_load(0.0)
-                self._deliver(updates)
+                self._deliver(updates, self._took(step) if self.steps > before else None)
         except BaseException as error:  # noqa: BLE001 - without the thread all requests would wait for ever
             why = problem_of(error, f"the engine of {self._name}")
         with self._changed:
@@ -367,7 +381,9 @@ class TokenEngine:
     def _took(self, step: TokenStep) -> tuple[StepWork, float]:
         """The work of a step that was computed, and all seconds since the one before it."""
         before, self._since = self._since, time.monotonic()
-        return step.work, self._since - before
+        work, took_s = step.work, self._since - before
+        self.promise.stepped(work, took_s, self.scheduler)
+        return work, took_s
 
     def _begin(self, answer: GrowingAnswer) -> Problem | None:
         """Let it wait for its first step; why not, if it can't."""
