@@ -10,9 +10,10 @@ import openai
 import pytest
 from tests.serving.openai.paged_model import Paged
 
-from hooke.serving.auth import Auth
+from hooke.serving.auth import ApiKey, Auth
+from hooke.serving.limits import ConnectionLimits
 from hooke.serving.replica import Replica
-from hooke.serving.server.connection import Connections
+from hooke.serving.server.connection import Connections, keep_looking
 from hooke.serving.server.serve import bind
 from hooke.serving.service import service_of
 
@@ -28,16 +29,23 @@ class Served:
     def model(self) -> Paged:
         return self.replica.made
 
-    def client(self, **more) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.address}/v1", api_key=TOKEN, max_retries=0, timeout=60, **more)
+    def client(self, token: str = TOKEN, **more) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.address}/v1", api_key=token, max_retries=0, timeout=60, **more)
 
     def async_client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.address}/v1", api_key=TOKEN, max_retries=0, timeout=60)
 
 
 @contextmanager
-def served(made: type = Paged, **setup) -> Iterator[Served]:
-    replica = Replica(service_of(made), auth=Auth(hosts=frozenset({"127.0.0.1"}), token=TOKEN))
+def served(
+    made: type = Paged,
+    *,
+    keys: tuple[ApiKey, ...] = (),
+    connection_limits: ConnectionLimits | None = None,
+    **setup,
+) -> Iterator[Served]:
+    auth = Auth(hosts=frozenset({"127.0.0.1"}), token=TOKEN, keys=keys)
+    replica = Replica(service_of(made), auth=auth, connection_limits=connection_limits)
     listening = bind(0)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -46,15 +54,17 @@ def served(made: type = Paged, **setup) -> Iterator[Served]:
     async def start():
         await replica.start(lambda: setup)
         connections = Connections(replica.serve, replica.connection_limits, replica.refused)
+        watching.append(loop.create_task(keep_looking(connections)))
         return await loop.create_server(connections.make, sock=listening), connections
 
     async def end(server, connections):
+        watching[0].cancel()
         replica.drain()
         server.close()
         await connections.end(1, at_once=lambda: True)
         replica.close()
 
-    server = None
+    server, watching = None, []
     try:
         server = asyncio.run_coroutine_threadsafe(start(), loop).result(300)
         yield Served(replica, f"http://127.0.0.1:{listening.getsockname()[1]}")

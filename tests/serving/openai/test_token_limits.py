@@ -1,0 +1,291 @@
+"""What one client may take from others: tokens a minute of a key, memory by not reading, places by leaving, and time by what comes too late."""
+
+import json
+import socket
+import threading
+import time
+
+import openai
+import pytest
+from tests.serving.answers import wait_until
+from tests.serving.openai.conftest import TOKEN, served
+from tests.serving.openai.paged_model import Paged
+
+from hooke import service
+from hooke.base.errors import ConfigError, UsageError
+from hooke.project.folder import Project
+from hooke.services.serve_file import api_keys
+from hooke.serving.auth import ApiKey
+from hooke.serving.limits import ConnectionLimits, KeyRates, TokenReservation
+from hooke.serving.problems import Problem
+from hooke.serving.service import service_of
+from hooke.serving.slo import Slo, parse_slo
+
+SHOP = ApiKey(client="shop", token="shop-shop-shop-shop", tokens_per_minute=200)
+ASKED = {"model": "Paged", "prompt": "x" * 50, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def limited():
+    with served(keys=(SHOP,), connection_limits=ConnectionLimits(stall_s=1.0), slots=4, pages=240) as made:
+        yield made
+
+
+def engine_of(it):
+    return it.replica._openai._engine
+
+
+def eventually(true):
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.02)
+
+
+def free_pages(it):
+    return engine_of(it).scheduler.pool.free
+
+
+# --- Tokens a minute.
+
+
+def test_a_key_has_so_many_tokens_a_minute_and_gets_back_what_it_did_not_use(limited):
+    client = limited.client(SHOP.token)
+    raw = client.completions.with_raw_response
+    first = raw.create(**ASKED, max_tokens=100, stop=["x"])
+    used = first.parse().usage.total_tokens
+    assert first.headers["x-ratelimit-limit-tokens"] == "200"
+    assert 200 - used <= int(first.headers["x-ratelimit-remaining-tokens"]) <= 200 - used + 20
+    assert first.headers["x-ratelimit-reset-tokens"].endswith("s")
+    while True:
+        try:
+            raw.create(**ASKED, max_tokens=60)
+        except openai.RateLimitError as error:
+            refused = error
+            break
+    assert refused.code == "rate_limit_exceeded"
+    assert "more than 200 tokens a minute with the key of shop" in refused.message
+    assert 1 <= int(refused.response.headers["retry-after"]) <= 60
+    assert int(refused.response.headers["x-ratelimit-remaining-tokens"]) < 110
+    with limited.client() as other:
+        answer = other.completions.with_raw_response.create(**ASKED)
+    assert "x-ratelimit-limit-tokens" not in answer.headers, "the service's own token has no limit"
+    with pytest.raises(openai.BadRequestError, match="has 200 a minute") as never:
+        client.completions.create(**ASKED, max_tokens=160)
+    assert never.value.code == "request_too_large"
+
+
+def test_what_a_key_refuses_is_no_load(limited):
+    windows, calls = limited.replica.dispatch.windows, limited.replica.calls
+    before = windows.arrived, windows.refused, calls.called
+    refusals = 0
+    with limited.client(SHOP.token) as client:
+        while refusals < 3:
+            try:
+                client.completions.create(**ASKED, max_tokens=100)
+            except openai.RateLimitError:
+                refusals += 1
+            else:
+                before = windows.arrived, windows.refused, calls.called
+    wait_until(lambda: (windows.arrived, windows.refused, calls.called) == before)
+
+
+def test_replicas_share_the_tokens_of_a_key(tmp_path):
+    path = tmp_path / "limits"
+    KeyRates.create(path)
+    one, other = (KeyRates(path).tokens(3, "shop", 600) for _ in range(2))
+    now = time.monotonic()
+    first = TokenReservation(one)
+    first.begin(100, 300, now)
+    with pytest.raises(Problem) as refused:
+        TokenReservation(other).begin(100, 200, now)
+    assert refused.value.retry_after_s == pytest.approx(10.0)
+    first.end(150, now)
+    TokenReservation(other).begin(100, 200, now)
+    assert one.headers(now)["x-ratelimit-remaining-tokens"] == "150"
+    assert other.headers(now + 15)["x-ratelimit-remaining-tokens"] == "300"
+    late = TokenReservation(one)
+    late.end(0, now)
+    late.begin(100, 400, now)  # its client left before it began: nothing is taken
+    assert one.headers(now)["x-ratelimit-remaining-tokens"] == "150"
+
+
+def test_an_answer_without_a_limit_is_paid_when_it_ends(tmp_path):
+    tokens = KeyRates().tokens(0, "shop", 600)
+    now = time.monotonic()
+    held = TokenReservation(tokens)
+    held.begin(100, None, now)
+    assert tokens.headers(now)["x-ratelimit-remaining-tokens"] == "244"
+    held.end(1000, now)
+    assert tokens.headers(now + 39)["x-ratelimit-remaining-tokens"] == "0"
+    assert tokens.headers(now + 60)["x-ratelimit-remaining-tokens"] == "200"
+
+
+def test_only_language_models_count_tokens(tmp_path):
+    @service
+    class Plain:
+        def predict(self, x: int) -> int:
+            return x
+
+    (tmp_path / "a").write_text("token-of-a-token-of-a\n")
+    (tmp_path / "a").chmod(0o600)
+    settings = '[services.{}.keys.a]\nfile = "a"\ntokens_per_minute = 5000\n'
+    (tmp_path / "hooke.toml").write_text(settings.format("Plain") + settings.format("Paged"))
+    made = Project.at(tmp_path)
+    assert api_keys(service_of(Paged), made)[0].tokens_per_minute == 5000
+    with pytest.raises(ConfigError, match="only language models count tokens"):
+        api_keys(service_of(Plain), made)
+
+
+# --- Clients that leave, and clients that do not read.
+
+
+def stream_of(it, **more) -> socket.socket:
+    """A raw stream, whose client has asked and not read yet."""
+    port = int(it.address.rpartition(":")[2])
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", port))
+    body = json.dumps({**ASKED, "stream": True, **more}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: Bearer {TOKEN}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    client.sendall(head.encode() + body)
+    return client
+
+
+def test_a_client_that_leaves_frees_its_place_and_its_pages(limited):
+    engine, model = engine_of(limited), limited.model
+    wait_until(lambda: not engine.scheduler.running)
+    free = free_pages(limited)
+    step, go = model.step, threading.Event()
+
+    def held(pieces):
+        go.wait(0.02)
+        return step(pieces)
+
+    model.step = held  # answers take seconds
+    clients = []
+    try:
+        endless = {"prompt": "tell 3", "max_tokens": 300, "logit_bias": {"256": -100}}
+        clients += [stream_of(limited, **endless) for _ in range(6)]
+        wait_until(lambda: len(engine.scheduler.running) == 4)
+        assert free_pages(limited) < free
+        for client in clients:
+            client.close()
+        wait_until(lambda: limited.replica.active == 0)
+        go.set()
+        wait_until(lambda: not engine.scheduler.running and not engine.scheduler.waiting)
+    finally:
+        go.set()
+        del model.step
+        for client in clients:
+            client.close()
+    assert free_pages(limited) == free
+
+
+def test_a_client_that_does_not_read_holds_nobody_up_and_is_cut(limited):
+    engine, refused = engine_of(limited), limited.replica.refused
+    before = refused["stalled reader"]
+    deaf = stream_of(
+        limited,
+        prompt=["say 9"] * 40,
+        max_tokens=300,
+        logprobs=4,
+        logit_bias={"256": -100},
+        n=2,
+        temperature=1,
+    )
+    wait_until(lambda: engine.scheduler.running)
+    with limited.client() as client:
+        for _ in range(5):
+            assert client.completions.create(**ASKED, max_tokens=5).usage.completion_tokens <= 5
+    eventually(lambda: refused["stalled reader"] == before + 1)
+    eventually(lambda: limited.replica.active == 0 and not engine.scheduler.running)
+    deaf.close()
+    assert free_pages(limited) == engine.scheduler.pool.pages
+
+
+# --- What would begin too late.
+
+
+@service(protocol="openai", slo="p95 first < 1s, each < 5s", timeout="20s")
+class Slow(Paged):
+    """A step takes its time."""
+
+    def step(self, pieces):
+        time.sleep(0.02)
+        return super().step(pieces)
+
+
+@pytest.fixture(scope="module")
+def slow():
+    with served(Slow, slots=2, step_tokens=16) as made:
+        with made.client() as client:
+            for number in range(3):
+                client.completions.create(
+                    model="Slow", prompt=f"{number} begin", max_tokens=20, logit_bias={"256": -100}
+                )
+        yield made
+
+
+def flood(it, count, **headers):
+    """So many long answers at once; statuses, and what the refused ones were told."""
+    outcomes = []
+
+    def ask(number):
+        with it.client() as client:
+            try:
+                client.completions.create(
+                    model="Slow",
+                    prompt=f"{number} times",
+                    max_tokens=60,
+                    logit_bias={"256": -100},
+                    extra_headers=headers,
+                )
+            except openai.APIStatusError as error:
+                outcomes.append((error.status_code, error))
+            else:
+                outcomes.append((200, None))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
+def test_what_would_have_its_first_token_too_late_is_refused_at_once_and_counted(slow):
+    windows = slow.replica.dispatch.windows
+    refused, began = windows.refused, time.monotonic()
+    outcomes = flood(slow, 16)
+    assert {status for status, _ in outcomes} == {200, 429}
+    late = [error for status, error in outcomes if status == 429]
+    assert "too late" in late[0].message
+    assert int(late[0].response.headers["retry-after"]) >= 1
+    assert windows.refused == refused + len(late)
+    assert 2 <= len(outcomes) - len(late) <= 8, "two run, and few may wait"
+    assert time.monotonic() - began < 60
+
+
+def test_a_clients_own_deadline_counts_where_it_is_shorter(slow):
+    outcomes = flood(slow, 6, **{"x-hooke-timeout": "1ms"})
+    refused = [error for status, error in outcomes if status in {429, 504}]
+    assert len(refused) >= 3
+    with slow.client() as client, pytest.raises(openai.BadRequestError, match="is not a time"):
+        client.completions.create(model="Slow", prompt="a", extra_headers={"x-hooke-timeout": "soon"})
+
+
+def test_a_promise_says_first_and_each():
+    assert parse_slo("p95 first < 2s, each < 100ms") == Slo(95, 2.0, of_tokens=True, each_s=0.1)
+    assert str(parse_slo("p95 first<2s,each<100ms")) == "p95 first < 2.00 s, each < 100 ms"
+    assert parse_slo("p99 first < 1s") == Slo(99, 1.0, of_tokens=True)
+    for wrong in ("p99 < 1s, each < 2s", "p99 first < 1s, each", "first < 1s", "p99 first < 1s, each < 0s"):
+        with pytest.raises(UsageError):
+            parse_slo(wrong)
+
+
+def test_a_promise_fits_the_kind_of_service():
+    with pytest.raises(UsageError, match="takes as long as its tokens"):
+        service(protocol="openai", slo="p99 < 1s")(type("Model", (Paged,), {}))
+    with pytest.raises(UsageError, match="only a language model has first tokens"):
+        service(slo="p99 first < 1s")(type("Plain", (), {"predict": lambda self, x: x}))
