@@ -30,6 +30,7 @@ __all__ = [
     "FieldError",
     "Problem",
     "ServiceRaised",
+    "WrongField",
     "problem_of",
     "too_many",
 ]
@@ -119,6 +120,14 @@ class Problem(Exception):
         if self.retry_after_s is not None:
             headers.append((b"retry-after", str(max(1, math.ceil(self.retry_after_s))).encode()))
         return headers
+
+
+class WrongField(Problem):
+    """A field of a request that is refused (400). Empty: the body as a whole."""
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(400, f"{field}: {why}" if field else f"the body is not what it should be: {why}")
+        self.field = field
 
 
 def _problem(status: int, detail: str, state: dict[str, Any]) -> Problem:

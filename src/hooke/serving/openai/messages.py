@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import msgspec
 
+from hooke.serving.openai.constraints import read_format
 from hooke.serving.openai.sampling import ChosenToken, LikelyToken, TokenSampling
-from hooke.serving.problems import Problem
+from hooke.serving.openai.token_engine import TokenUpdate
+from hooke.serving.openai.tools import AskedTools, ToolCall, read_calls, read_tools
+from hooke.serving.problems import Problem, WrongField
 
 __all__ = [
     "AnswerWriter",
     "AskedAnswer",
     "EmbeddingsBody",
     "error_body",
+    "bounded",
+    "in_range",
+    "likely_tokens",
+    "read_body",
     "read_chat",
     "read_completion",
     "read_embeddings",
+    "server_sent",
+    "text_of",
     "usage",
 ]
 
 S = TypeVar("S", bound=msgspec.Struct)
 MOST_ANSWERS, MOST_LIKELY, MOST_STOPS, MOST_TEXTS = 128, 20, 4, 2048
 TOKEN_DIGITS = 10
+_encode = msgspec.json.Encoder().encode
+TEXT_PARTS = ("text", "input_text", "output_text")
 DEFAULT_COMPLETION = 16
 """Tokens of an answer of `/v1/completions`, as OpenAI has it."""
 
@@ -62,8 +73,10 @@ class ChatBody(_Asked, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: Any = None
 
 
 class CompletionBody(_Asked, kw_only=True):
@@ -100,88 +113,101 @@ class AskedAnswer:
     stop: tuple[str, ...]
     sampling: TokenSampling
     user: str
+    tools: AskedTools | None = None
+    schema: dict[str, Any] | None = None
+    """The JSON Schema that answers must follow."""
+    schema_field: str = "response_format"
+    """Where the request has it."""
 
 
 def read_chat(data: bytes) -> AskedAnswer:
     """A request for chat. Raises Problem (400)."""
-    body = _read(data, ChatBody)
+    body = read_body(data, ChatBody)
     if not body.messages:
-        raise _wrong("messages", "must not be empty")
+        raise WrongField("messages", "must not be empty")
     messages = [_message(at, message) for at, message in enumerate(body.messages)]
-    for name in ("tools", "functions"):
-        if getattr(body, name):
-            raise _wrong(name, "this service does not support tools")
-    if body.response_format and body.response_format.get("type") != "text":
-        raise _wrong("response_format", "this service answers with text only")
+    if body.functions:
+        raise WrongField("functions", "is not supported; use tools")
+    tools = read_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
+    schema = read_format(body.response_format, "response_format")
     if body.top_logprobs is not None and not body.logprobs:
-        raise _wrong("top_logprobs", "it needs logprobs=true")
-    likely = _bounded(body.top_logprobs, "top_logprobs", 0, MOST_LIKELY) or 0
+        raise WrongField("top_logprobs", "it needs logprobs=true")
+    likely = bounded(body.top_logprobs, "top_logprobs", 0, MOST_LIKELY) or 0
     name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    most = _bounded(getattr(body, name), name, 1, 2**31)
-    return _asked(body, [messages], most, chat=True, logprobs=likely if body.logprobs else None)
+    most = bounded(getattr(body, name), name, 1, 2**31)
+    asked = _asked(body, [messages], most, chat=True, logprobs=likely if body.logprobs else None)
+    return replace(asked, tools=tools, schema=schema)
 
 
 def read_completion(data: bytes) -> AskedAnswer:
     """A request for a completion of one prompt or several. Raises Problem (400)."""
-    body = _read(data, CompletionBody)
+    body = read_body(data, CompletionBody)
     if body.echo or body.suffix or (body.best_of or 1) > (body.n or 1):
         named = "echo" if body.echo else "suffix" if body.suffix else "best_of"
-        raise _wrong(named, "this service does not support it")
+        raise WrongField(named, "this service does not support it")
     most = (
-        DEFAULT_COMPLETION if body.max_tokens is None else _bounded(body.max_tokens, "max_tokens", 1, 2**31)
+        DEFAULT_COMPLETION if body.max_tokens is None else bounded(body.max_tokens, "max_tokens", 1, 2**31)
     )
-    logprobs = _bounded(body.logprobs, "logprobs", 0, MOST_LIKELY)
+    logprobs = bounded(body.logprobs, "logprobs", 0, MOST_LIKELY)
     return _asked(body, _prompts(body.prompt), most, chat=False, logprobs=logprobs)
 
 
 def read_embeddings(data: bytes) -> tuple[list[str], EmbeddingsBody]:
     """A request for embeddings, with its texts. Raises Problem (400)."""
-    body = _read(data, EmbeddingsBody)
+    body = read_body(data, EmbeddingsBody)
     if body.encoding_format not in ("float", "base64", None):
-        raise _wrong("encoding_format", "must be float or base64")
+        raise WrongField("encoding_format", "must be float or base64")
     if body.dimensions is not None:
-        raise _wrong("dimensions", "this service does not support it")
+        raise WrongField("dimensions", "this service does not support it")
     texts = [body.input] if isinstance(body.input, str) else body.input
     if not texts or not all(isinstance(each, str) and each for each in texts):
-        raise _wrong(
+        raise WrongField(
             "input", "must be a string or a list of strings that are not empty; tokens are not supported"
         )
     if len(texts) > MOST_TEXTS:
-        raise _wrong("input", f"has {len(texts)} texts; at most {MOST_TEXTS} are possible")
+        raise WrongField("input", f"has {len(texts)} texts; at most {MOST_TEXTS} are possible")
     return texts, body
 
 
-def _read(data: bytes, kind: type[S]) -> S:
+def read_body(data: bytes, kind: type[S]) -> S:
+    """The body of a request. Raises WrongField."""
     try:
         return msgspec.json.decode(data, type=kind)
     except RecursionError:
-        raise _wrong("", "it is nested too deeply") from None
+        raise WrongField("", "it is nested too deeply") from None
     except msgspec.DecodeError as error:
         what, _, path = str(error).partition(" - at `$")
-        raise _wrong(path.strip("`.") or _field_in(what), what) from None
+        raise WrongField(path.strip("`.") or _fieldin_range(what), what) from None
 
 
 def _message(at: int, message: dict[str, Any]) -> dict[str, Any]:
-    """A message whose content is text; several texts are joined by line breaks, as vLLM does."""
-    content = message.get("content")
+    """A message whose content is text, and whose calls have objects as arguments."""
+    where, content = f"messages[{at}]", message.get("content")
     if not isinstance(message.get("role"), str):
-        raise _wrong(f"messages[{at}].role", "is missing or is not a string")
+        raise WrongField(f"{where}.role", "is missing or is not a string")
+    if message.get("tool_calls") is not None:
+        calls = read_calls(message["tool_calls"], f"{where}.tool_calls")
+        text = "" if content is None else text_of(content, f"{where}.content")
+        return {**message, "content": text, "tool_calls": calls}
+    return {**message, "content": text_of(content, f"{where}.content")}
+
+
+def text_of(content: Any, where: str) -> str:
+    """Text, also in parts, which are joined by line breaks, as vLLM does. Raises WrongField."""
     if isinstance(content, list):
         parts = [
-            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+            part.get("text") if isinstance(part, dict) and part.get("type") in TEXT_PARTS else None
             for part in content
         ]
         if not all(isinstance(part, str) for part in parts):
-            raise _wrong(
-                f"messages[{at}].content", "has a part that is not text, which this service does not support"
-            )
+            raise WrongField(where, "has a part that is not text, which this service does not support")
         content = "\n".join(map(str, parts))
     if not isinstance(content, str):
-        raise _wrong(f"messages[{at}].content", "is missing or is not text")
-    return {**message, "content": content}
+        raise WrongField(where, "is missing or is not text")
+    return content
 
 
-def _field_in(what: str) -> str:
+def _fieldin_range(what: str) -> str:
     return what.split("`")[-2] if "required field" in what else ""
 
 
@@ -190,15 +216,15 @@ def _asked(
 ) -> AskedAnswer:
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     if len(stop) > MOST_STOPS or not all(stop):
-        raise _wrong("stop", f"must be at most {MOST_STOPS} non-empty strings")
+        raise WrongField("stop", f"must be at most {MOST_STOPS} non-empty strings")
     if body.stream_options is not None and not body.stream:
-        raise _wrong("stream_options", "it needs stream=true")
+        raise WrongField("stream_options", "it needs stream=true")
     sampling = TokenSampling(
-        temperature=_in(body.temperature, "temperature", 0, 2, 1.0),
-        top_p=_in(body.top_p, "top_p", 0, 1, 1.0),
+        temperature=in_range(body.temperature, "temperature", 0, 2, 1.0),
+        top_p=in_range(body.top_p, "top_p", 0, 1, 1.0),
         seed=body.seed if body.seed is None else body.seed % 2**63,
-        frequency_penalty=_in(body.frequency_penalty, "frequency_penalty", -2, 2, 0.0),
-        presence_penalty=_in(body.presence_penalty, "presence_penalty", -2, 2, 0.0),
+        frequency_penalty=in_range(body.frequency_penalty, "frequency_penalty", -2, 2, 0.0),
+        presence_penalty=in_range(body.presence_penalty, "presence_penalty", -2, 2, 0.0),
         logit_bias=_biases(body.logit_bias or {}),
         logprobs=logprobs,
     )
@@ -206,7 +232,7 @@ def _asked(
         model=body.model,
         chat=chat,
         prompts=prompts,
-        n=_bounded(body.n, "n", 1, MOST_ANSWERS) or 1,
+        n=bounded(body.n, "n", 1, MOST_ANSWERS) or 1,
         most=most,
         stream=bool(body.stream),
         with_usage=body.stream_options is not None and body.stream_options.include_usage,
@@ -224,42 +250,32 @@ def _prompts(prompt: str | list[Any]) -> Sequence[Any]:
         prompt, kinds = [prompt], {list}
     tokens = kinds == {list} and all(each and {type(token) for token in each} == {int} for each in prompt)
     if tokens and any(not 0 <= token < 2**31 for each in prompt for token in each):
-        raise _wrong("prompt", "has a token id that no model has")
+        raise WrongField("prompt", "has a token id that no model has")
     if kinds == {str} or tokens:
         return prompt
-    raise _wrong("prompt", "must be a string, a list of strings, or non-empty lists of token ids")
+    raise WrongField("prompt", "must be a string, a list of strings, or non-empty lists of token ids")
 
 
 def _biases(given: Mapping[str, float]) -> dict[int, float]:
     if not all(key.isascii() and key.isdecimal() and len(key) <= TOKEN_DIGITS for key in given):
-        raise _wrong("logit_bias", "keys must be token ids")
-    return {int(key): _in(value, "logit_bias", -100, 100, 0.0) for key, value in given.items()}
+        raise WrongField("logit_bias", "keys must be token ids")
+    return {int(key): in_range(value, "logit_bias", -100, 100, 0.0) for key, value in given.items()}
 
 
-def _bounded(value: int | None, name: str, low: int, high: int) -> int | None:
+def bounded(value: int | None, name: str, low: int, high: int) -> int | None:
+    """The value. Raises WrongField if it is not within bounds."""
     if value is not None and not low <= value <= high:
-        raise _wrong(name, f"{value} is not between {low} and {high}")
+        raise WrongField(name, f"{value} is not between {low} and {high}")
     return value
 
 
-def _in(value: float | None, name: str, low: float, high: float, default: float) -> float:
+def in_range(value: float | None, name: str, low: float, high: float, default: float) -> float:
+    """The value, or the default. Raises WrongField if it is not within bounds."""
     if value is None:
         return default
     if not low <= value <= high:
-        raise _wrong(name, f"{value:g} is not between {low:g} and {high:g}")
+        raise WrongField(name, f"{value:g} is not between {low:g} and {high:g}")
     return value
-
-
-class WrongField(Problem):
-    """A field of the request that is refused (400)."""
-
-    def __init__(self, field: str, why: str) -> None:
-        super().__init__(400, f"{field}: {why}" if field else f"the body is not what it should be: {why}")
-        self.field = field
-
-
-def _wrong(field: str, why: str) -> WrongField:
-    return WrongField(field, why)
 
 
 # --- Errors, as OpenAI's clients read them.
@@ -301,7 +317,7 @@ def usage(prompt: int, answer: int, cached: int) -> dict[str, Any]:
 
 
 class AnswerWriter:
-    """Writes the answer to one request."""
+    """Writes the answer to one request of chat or completions."""
 
     def __init__(self, asked: AskedAnswer, identity: str) -> None:
         self._asked = asked
@@ -317,62 +333,65 @@ class AnswerWriter:
         self._chunk = self._head | ({"object": "chat.completion.chunk"} if asked.chat else {})
         if asked.with_usage:
             self._chunk["usage"] = None
+        self._begin = b"data: " + msgspec.json.encode(self._chunk)[:-1] + b',"choices":['
+        self._calls: dict[int, int] = {}
+        """Calls of tools so far, by the number of the answer."""
 
-    def whole(
-        self, choices: Sequence[tuple[str, str, Sequence[ChosenToken]]], used: Mapping[str, Any]
-    ) -> bytes:
-        """All answers in their order, each with its text, why it ended, and its tokens."""
+    def whole(self, answers: Sequence[TokenUpdate], used: Mapping[str, Any]) -> bytes:
+        """All answers in their order."""
         made = [
             {
                 "index": index,
-                **(
-                    {"message": {"role": "assistant", "content": text}}
-                    if self._asked.chat
-                    else {"text": text}
-                ),
-                "logprobs": self._logprobs(tokens, 0),
-                "finish_reason": reason,
+                **({"message": _message_of(answer)} if self._asked.chat else {"text": answer.text}),
+                "logprobs": self._logprobs(answer.tokens, 0),
+                "finish_reason": answer.reason,
             }
-            for index, (text, reason, tokens) in enumerate(choices)
+            for index, answer in enumerate(answers)
         ]
         return msgspec.json.encode({**self._head, "choices": made, "usage": used})
 
     def first(self, index: int) -> bytes:
         """The event before the first token of a chat's answer; empty for a completion."""
-        if not self._asked.chat:
-            return b""
-        return self._event([self._choice(index, {"role": "assistant", "content": ""}, None, None)])
+        return self._event(index, {"role": "assistant", "content": ""}) if self._asked.chat else b""
 
-    def more(
-        self, index: int, text: str, tokens: Sequence[ChosenToken], reason: str | None, at: int
-    ) -> bytes:
+    def more(self, index: int, update: TokenUpdate, at: int) -> bytes:
         """The event of a token, whose text begins `at` so many letters into the answer."""
-        delta = {"content": text} if text or reason is None else {}
-        return self._event([self._choice(index, delta, self._logprobs(tokens, at), reason, text)])
+        text, tokens, reason, calls = update
+        logprobs = self._logprobs(tokens, at)
+        if not self._asked.chat:
+            return self._event(index, text, logprobs, reason)
+        delta: dict[str, Any] = {"content": text} if text or not (reason or calls) else {}
+        if calls:
+            before = self._calls.get(index, 0)
+            self._calls[index] = before + len(calls)
+            delta["tool_calls"] = [{"index": before + at, **_call_of(call)} for at, call in enumerate(calls)]
+        return self._event(index, delta, logprobs, reason)
 
     def last(self, used: Mapping[str, Any]) -> bytes:
         """The end of the stream, after the count of tokens if it was asked for."""
-        counted = _sse({**self._chunk, "choices": [], "usage": used}) if self._asked.with_usage else b""
+        counted = server_sent({**self._chunk, "choices": [], "usage": used}) if self._asked.with_usage else b""
         return counted + b"data: [DONE]\n\n"
 
     def failed(self, problem: Problem) -> bytes:
         """An error after the stream has begun."""
         return b"data: " + error_body(problem) + b"\n\n"
 
-    def _event(self, choices: list[dict[str, Any]]) -> bytes:
-        return _sse({**self._chunk, "choices": choices})
-
-    def _choice(
-        self, index: int, delta: Mapping[str, Any], logprobs: Any, reason: str | None, text: str = ""
-    ) -> dict[str, Any]:
-        said = {"delta": delta} if self._asked.chat else {"text": text}
-        return {"index": index, **said, "logprobs": logprobs, "finish_reason": reason}
+    def _event(self, index: int, said: Any, logprobs: Any = None, reason: str | None = None) -> bytes:
+        """An event with one choice. It is put together from parts: most of it is the same for each token."""
+        return b'%b{"index":%d,"%b":%b,"logprobs":%b,"finish_reason":%b}]}\n\n' % (
+            self._begin,
+            index,
+            b"delta" if self._asked.chat else b"text",
+            _encode(said),
+            b"null" if logprobs is None else _encode(logprobs),
+            b"null" if reason is None else _encode(reason),
+        )
 
     def _logprobs(self, tokens: Sequence[ChosenToken], at: int) -> dict[str, Any] | None:
         if self._asked.sampling.logprobs is None:
             return None
         if self._asked.chat:
-            return {"content": [self._likely(each) for each in tokens], "refusal": None}
+            return {"content": likely_tokens(tokens), "refusal": None}
         offsets = [at + sum(len(each.text) for each in tokens[:number]) for number in range(len(tokens))]
         return {
             "tokens": [each.text for each in tokens],
@@ -381,8 +400,28 @@ class AnswerWriter:
             "text_offset": offsets,
         }
 
-    def _likely(self, chosen: ChosenToken) -> dict[str, Any]:
-        return {**_told(chosen), "top_logprobs": [_told(each) for each in chosen.likely]}
+
+def _message_of(answer: TokenUpdate) -> dict[str, Any]:
+    if not answer.calls:
+        return {"role": "assistant", "content": answer.text}
+    return {
+        "role": "assistant",
+        "content": answer.text or None,
+        "tool_calls": [_call_of(call) for call in answer.calls],
+    }
+
+
+def _call_of(call: ToolCall) -> dict[str, Any]:
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
+
+
+def likely_tokens(tokens: Sequence[ChosenToken]) -> list[dict[str, Any]]:
+    """Tokens with their log probabilities, and those of the likeliest ones."""
+    return [{**_told(chosen), "top_logprobs": [_told(each) for each in chosen.likely]} for chosen in tokens]
 
 
 def _told(token: ChosenToken | LikelyToken) -> dict[str, Any]:
@@ -399,5 +438,6 @@ def _by_text(chosen: ChosenToken) -> dict[str, float]:
     return found
 
 
-def _sse(value: Any) -> bytes:
-    return b"data: " + msgspec.json.encode(value) + b"\n\n"
+def server_sent(value: Any) -> bytes:
+    """An event with this value."""
+    return b"data: " + _encode(value) + b"\n\n"

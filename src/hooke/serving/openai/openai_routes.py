@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from hooke.generation.token_scheduler import TokenLoad
 from hooke.serving.http import JSON, OPENAI, Exchange
 from hooke.serving.limits import OVER_KEY_LIMIT, TokenReservation
 from hooke.serving.method_calls import MethodCalls
+from hooke.serving.openai.constraints import TokenConstraint, TokenConstraints, constraining_grammar
 from hooke.serving.openai.messages import (
     AnswerWriter,
     AskedAnswer,
@@ -26,18 +27,23 @@ from hooke.serving.openai.messages import (
     read_embeddings,
     usage,
 )
+from hooke.serving.openai.responses import ResponseWriter, read_response
 from hooke.serving.openai.sampling import ChosenToken
 from hooke.serving.openai.token_engine import GrowingAnswer, TokenEngine, TokenUpdate
-from hooke.serving.problems import PASSED_ON, Problem, too_many
+from hooke.serving.openai.tools import ToolCall, ToolCallReader, ToolForm, takes_tools
+from hooke.serving.problems import Problem, WrongField, too_many
 from hooke.serving.routes import Route
 from hooke.serving.service import Service
 
 __all__ = ["CHAT", "UNHURRIED", "OpenAIRoutes"]
 
 CHAT, COMPLETIONS = f"{OPENAI}chat/completions", f"{OPENAI}completions"
-UNHURRIED = (CHAT, COMPLETIONS)
+RESPONSES = f"{OPENAI}responses"
+UNHURRIED = (CHAT, COMPLETIONS, RESPONSES)
 """Paths whose answers take as long as their tokens do, as a stream or whole."""
 STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"))
+A = TypeVar("A", bound=AskedAnswer)
+AnyWriter: TypeAlias = AnswerWriter | ResponseWriter
 LOW = -1
 """The urgency of a request that may wait for others."""
 
@@ -49,6 +55,9 @@ class OpenAIRoutes:
         self._declared = declared
         self._engine: TokenEngine | None = None
         self._calls: MethodCalls | None = None
+        self._form: ToolForm | None = None
+        """How the model says calls of tools, if it takes any."""
+        self._constraints: TokenConstraints | None = None
         self._began = int(time.time())
 
     def start(self, calls: MethodCalls, made: Any) -> None:
@@ -59,10 +68,10 @@ class OpenAIRoutes:
                 f"{self._declared.name} has no {' and no '.join(lacking)} after setup",
                 fix="set self.limits = hooke.TokenLimits(slots=8, step_tokens=256, context=1024) and self.end = {0}, the tokens that end an answer",
             )
-        windows = calls.dispatch.windows
-        self._engine = TokenEngine(made, self._declared.name, windows.step, self._declared.slo)
-        limits, pool = self._engine.limits, self._engine.scheduler.pool
-        windows.token_limits = limits.slots, limits.step_tokens, limits.context, pool.pages, pool.page_tokens
+        self._form = takes_tools(made)
+        known = getattr(made, "token_bytes", None)
+        self._constraints = TokenConstraints(known, made.end) if known is not None else None
+        self._engine = TokenEngine(made, self._declared.name)
         self._calls = calls
 
     @property
@@ -83,6 +92,7 @@ class OpenAIRoutes:
         """All routes."""
         yield Route(CHAT, {"POST": self._chat})
         yield Route(COMPLETIONS, {"POST": self._complete})
+        yield Route(RESPONSES, {"POST": self._respond})
         if hasattr(self._declared.made_by, "embed"):
             yield Route(f"{OPENAI}embeddings", {"POST": self._embed})
         yield Route(f"{OPENAI}models", {"GET": self._list})
@@ -111,17 +121,22 @@ class OpenAIRoutes:
             raise Problem(404, said, reason="model_not_found")
 
     async def _chat(self, exchange: Exchange) -> None:
-        await self._answer(exchange, read_chat)
+        await self._answer(exchange, read_chat, AnswerWriter)
 
     async def _complete(self, exchange: Exchange) -> None:
-        await self._answer(exchange, read_completion)
+        await self._answer(exchange, read_completion, AnswerWriter)
+
+    async def _respond(self, exchange: Exchange) -> None:
+        await self._answer(exchange, read_response, ResponseWriter)
 
     def _ready(self) -> tuple[TokenEngine, MethodCalls]:
         if self._engine is None or self._calls is None:
             raise Problem(503, f"{self._declared.name} is being set up", retry_after_s=1)
         return self._engine, self._calls
 
-    async def _answer(self, exchange: Exchange, read: Callable[[bytes], AskedAnswer]) -> None:
+    async def _answer(
+        self, exchange: Exchange, read: Callable[[bytes], A], write: Callable[[A, str], AnyWriter]
+    ) -> None:
         engine, calls = self._ready()
         asked = read(await calls.body(exchange.json_body()))
         self._check_model(asked.model)
@@ -130,14 +145,16 @@ class OpenAIRoutes:
         if count > engine.limits.max_waiting:
             said = f"{count} answers are asked for at once; at most {engine.limits.max_waiting} requests may wait"
             raise Problem(400, said)
+        constraints = await self._constrained(asked, count)
         self._check_room(engine, calls, count, exchange)
         answers = [
             self._answer_to(asked, prompt, number, exchange)
             for prompt in asked.prompts
             for number in range(asked.n)
         ]
-        answers[0].identity = exchange.id.decode()
-        writer = AnswerWriter(asked, exchange.id.decode())
+        for answer, constraint in zip(answers, constraints, strict=False):
+            answer.constraint = constraint
+        writer = write(asked, exchange.id.decode())
         try:
             with calls.unbatched(lambda: _broke_slo(engine, answers)):
                 engine.submit(answers)
@@ -166,6 +183,22 @@ class OpenAIRoutes:
         if max(max(each) for each in given) >= known:
             raise Problem(400, f"prompt: has a token id that is not below {known}")
 
+    async def _constrained(self, asked: AskedAnswer, count: int) -> list[TokenConstraint]:
+        """What each answer must follow; none if they are free. Raises Problem for tools and schemas that the model cannot have."""
+        if self._form is None:
+            if asked.tools is not None:
+                raise WrongField("tools", "this service does not support tools")
+            if any(_is_of_tools(each) for each in asked.prompts[0] if asked.chat):
+                raise WrongField("messages", "calls of tools and their results are not supported by this service")
+        grammar = constraining_grammar(asked.schema, asked.tools, self._form)
+        if grammar is None:
+            return []
+        field = "tools" if asked.schema is None else asked.schema_field
+        known = self._constraints
+        if known is None:
+            raise WrongField(field, f"{self._declared.name} cannot keep to a schema: its class has no token_bytes")
+        return await asyncio.to_thread(lambda: [known.constraint(grammar, field) for _ in range(count)])
+
     def _check_room(self, engine: TokenEngine, calls: MethodCalls, count: int, exchange: Exchange) -> None:
         """Raises Problem (429) if so many more may not wait; the proxy asks another replica, if there is one."""
         calls.dispatch.windows.arrived += 1
@@ -186,21 +219,19 @@ class OpenAIRoutes:
             stop=asked.stop,
             user=exchange.client or asked.user,
             urgency=LOW if exchange.is_low else 0,
-            deadline=time.monotonic() + exchange.timeout_s,
-            pass_on=exchange.can_pass_on,
-            reservation=TokenReservation(exchange.tokens) if exchange.tokens is not None else None,
+            deadline=time.monotonic() + self._declared.timeout_s,
+            tools=asked.tools,
+            reader=ToolCallReader(self._form) if asked.tools is not None and self._form is not None else None,
         )
 
     async def _whole(
-        self, exchange: Exchange, writer: AnswerWriter, answers: Sequence[GrowingAnswer]
+        self, exchange: Exchange, writer: AnyWriter, answers: Sequence[GrowingAnswer]
     ) -> None:
-        choices = [await _collected(each) for each in answers]
-        for each in answers:
-            each.end()
-        await exchange.answer(200, writer.whole(choices, _usage(answers, writer.n)), JSON, *_limits(exchange))
+        whole = [await _collected(each) for each in answers]
+        await exchange.answer(200, writer.whole(whole, _usage(answers, writer.n)), JSON)
 
     async def _stream(
-        self, exchange: Exchange, writer: AnswerWriter, answers: Sequence[GrowingAnswer]
+        self, exchange: Exchange, writer: AnyWriter, answers: Sequence[GrowingAnswer]
     ) -> None:
         updates = _merged(answers)
         try:
@@ -213,7 +244,7 @@ class OpenAIRoutes:
             while not end:
                 head = b"" if index in begun else writer.first(index)
                 begun.add(index)
-                data = writer.more(index, update.text, update.tokens, update.reason, lengths[index])
+                data = writer.more(index, update, lengths[index])
                 lengths[index] += sum(len(each.text) for each in update.tokens)
                 await exchange.piece(head + data)
                 try:
@@ -277,15 +308,20 @@ def _limits(exchange: Exchange) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in said.items()]
 
 
-async def _collected(answer: GrowingAnswer) -> tuple[str, str, list[ChosenToken]]:
-    """The text of a whole answer, why it ended, and its tokens."""
-    text, tokens = "", list[ChosenToken]()
+def _is_of_tools(message: Any) -> bool:
+    return isinstance(message, dict) and (message.get("role") == "tool" or "tool_calls" in message)
+
+
+async def _collected(answer: GrowingAnswer) -> TokenUpdate:
+    """A whole answer as one update."""
+    text, tokens, calls = "", list[ChosenToken](), list[ToolCall]()
     while True:
         update = await answer.next()
         text += update.text
         tokens += update.tokens
+        calls += update.calls
         if update.reason is not None:
-            return text, update.reason, tokens
+            return TokenUpdate(text, tokens, update.reason, calls)
 
 
 async def _merged(answers: Sequence[GrowingAnswer]) -> AsyncGenerator[tuple[int, TokenUpdate]]:

@@ -53,16 +53,25 @@ class TokenChooser:
 
     def __init__(self, sampling: TokenSampling) -> None:
         self._sampling = sampling
-        self._draw = np.random.default_rng(sampling.seed)
+        self._draw = np.random.default_rng(sampling.seed) if sampling.temperature else None
+        bent = sampling.logit_bias or sampling.frequency_penalty or sampling.presence_penalty
+        self._plain = not sampling.temperature and not bent
 
-    def choose(self, logits: NDArray[np.floating], tokens: Sequence[int], prompt: int) -> ChosenToken:
-        """The next token by its logits (vocabulary,), after `tokens`, of which the first `prompt` are those of the prompt.
+    def choose(
+        self,
+        logits: NDArray[np.floating],
+        tokens: Sequence[int],
+        prompt: int,
+        allowed: NDArray[np.intp] | None = None,
+    ) -> ChosenToken:
+        """The next token by its logits (vocabulary,), after `tokens`, of which the first `prompt` are those of the prompt; one of the `allowed` ones.
 
         Log probabilities are of the model's own logits, as vLLM and OpenAI tell them: before temperature, `top_p` and penalties.
         Raises ValueError for logits that are not numbers.
         """
         asked = self._sampling
-        token = int(np.argmax(logits)) if self._is_plain else self._drawn(self._bent(logits, tokens, prompt))
+        bent = logits if self._plain else self._bent(logits, tokens, prompt)
+        token = self._drawn(bent) if allowed is None else int(allowed[self._drawn(bent[allowed])])
         if token >= logits.size or np.isnan(logits[token]):
             raise ValueError("step returned logits that are not numbers")
         if asked.logprobs is None:
@@ -74,12 +83,6 @@ class TokenChooser:
         logs = np.maximum(logs, LEAST_LOG)
         told = tuple(LikelyToken(int(each), float(logs[each])) for each in likely)
         return ChosenToken(token, float(logs[token]), likely=told)
-
-    @property
-    def _is_plain(self) -> bool:
-        asked = self._sampling
-        bent = asked.logit_bias or asked.frequency_penalty or asked.presence_penalty
-        return not asked.temperature and not bent
 
     def _bent(self, logits: NDArray[np.floating], tokens: Sequence[int], prompt: int) -> NDArray[np.float64]:
         """The logits after penalties and biases."""
@@ -93,9 +96,9 @@ class TokenChooser:
                 made[token] += bias
         return made
 
-    def _drawn(self, logits: NDArray[np.float64]) -> int:
+    def _drawn(self, logits: NDArray[np.floating]) -> int:
         asked = self._sampling
-        if not asked.temperature:
+        if self._draw is None:
             return int(np.argmax(logits))
         shares = np.exp((logits - logits.max()) / asked.temperature)
         if asked.top_p < 1:

@@ -19,19 +19,11 @@ import msgspec
 import numpy as np
 
 from hooke.generation.page_pool import PagePool
-from hooke.generation.token_scheduler import (
-    StepWork,
-    TokenLimits,
-    TokenLoad,
-    TokenRequest,
-    TokenScheduler,
-    TokenStep,
-)
-from hooke.serving.admission import TokenPromise
-from hooke.serving.limits import TokenReservation
+from hooke.generation.token_scheduler import TokenLimits, TokenRequest, TokenScheduler, TokenStep
+from hooke.serving.openai.constraints import TokenConstraint
 from hooke.serving.openai.sampling import ChosenToken, TokenChooser, TokenSampling
-from hooke.serving.problems import Problem, problem_of, too_many
-from hooke.serving.slo import Slo
+from hooke.serving.openai.tools import AskedTools, ToolCall, ToolCallReader
+from hooke.serving.problems import Problem, problem_of
 
 __all__ = ["GrowingAnswer", "TokenEngine", "TokenModel", "TokenPiece", "TokenUpdate"]
 
@@ -66,6 +58,11 @@ class TokenModel(Protocol):
 
     `limits` says how much fits, `end` are the tokens that end an answer. With `vocabulary`, the number of tokens, prompts may be tokens, too. With `embed(texts)`, which returns an array (texts, dimensions), it
     answers `/v1/embeddings`, too.
+
+    If `encode` has a parameter `tools`, chats may have tools: a list of `{"type": "function", "function": {"name", "description", "parameters"}}`, as
+    chat templates take them. A call in an answer is `{"name": "f", "arguments": {}}` between `tool_marks`, by default `<tool_call>` and `</tool_call>`;
+    `read_tool_calls(text)`, which returns pairs of a name and arguments, reads another form, and raises ValueError for what is not a call.
+    With `token_bytes`, the text of each token as bytes, answers follow a JSON Schema; tokens that no text has are empty.
     """
 
     limits: TokenLimits
@@ -82,11 +79,12 @@ class TokenModel(Protocol):
 
 
 class TokenUpdate(NamedTuple):
-    """What has come of an answer. `reason` says why it has ended: `stop` or `length`."""
+    """What has come of an answer. `reason` says why it has ended: `stop`, `length` or `tool_calls`."""
 
     text: str
-    tokens: tuple[ChosenToken, ...]
+    tokens: Sequence[ChosenToken]
     reason: str | None = None
+    calls: Sequence[ToolCall] = ()
 
 
 @dataclass(eq=False, kw_only=True)
@@ -102,17 +100,10 @@ class GrowingAnswer:
     urgency: int = 0
     deadline: float = math.inf
     """Of the monotonic clock: it must have begun by then."""
-    pass_on: bool = False
-    """Whether the proxy asks another replica if it would begin too late here."""
-    arrived: float = field(default_factory=time.monotonic)
-    first_at: float | None = None
-    """When it had its first token."""
-    last_at: float = 0.0
-    """When it had its last one."""
-    reservation: TokenReservation | None = None
-    """The tokens of its key that it may use."""
-    identity: str = ""
-    """The id of its HTTP request, for the first of its answers: it is reported once it is counted."""
+    tools: AskedTools | None = None
+    reader: ToolCallReader | None = None
+    """Finds the calls of tools."""
+    constraint: TokenConstraint | None = None
     request: TokenRequest | None = None
     tokens: list[int] = field(default_factory=list)
     """The prompt's, then the answer's."""
@@ -175,12 +166,24 @@ class GrowingAnswer:
 
     def add(self, logits: np.ndarray, model: TokenModel) -> TokenUpdate:
         """Choose the next token, and say what that adds to the text. Raises what `decode` raises, and ValueError for logits that choose none."""
+        update = self._added(logits, model)
+        if self.reader is None or self.tools is None:
+            return update
+        text, calls = self.reader.read(update.text, last=update.reason is not None)
+        ended = update.reason == "stop" or bool(calls and not self.tools.parallel)
+        reason = "tool_calls" if ended and self.reader.calls else update.reason
+        return TokenUpdate(text, update.tokens, reason, calls if self.tools.parallel else calls[:1])
+
+    def _added(self, logits: np.ndarray, model: TokenModel) -> TokenUpdate:
         assert self._chooser is not None
         assert self.request is not None
-        chosen = self._chooser.choose(logits, self.tokens, self.prompt_tokens)
+        bound = self.constraint
+        allowed = bound.allowed(logits.size) if bound is not None else None
+        chosen = self._chooser.choose(logits, self.tokens, self.prompt_tokens, allowed)
         if chosen.token in model.end:
             return TokenUpdate(self._rest(model), (), "stop")
         self.tokens.append(chosen.token)
+        whole = bound is not None and bound.take(chosen.token)
         if self.sampling.logprobs is not None:
             likely = tuple(each._replace(text=model.decode([each.token])) for each in chosen.likely)
             chosen = chosen._replace(text=model.decode([chosen.token]), likely=likely)
@@ -188,6 +191,8 @@ class GrowingAnswer:
         stops = [at for stop in self.stop if (at := self._text.find(stop)) >= 0]
         if stops:
             return TokenUpdate(self._text[: min(stops)], (chosen,), "stop")
+        if whole:
+            return TokenUpdate(self._rest(model), (chosen,), "stop")
         if self.answer_tokens >= self.request.most:
             return TokenUpdate(self._rest(model), (chosen,), "length")
         held = max((_overlap(self._text, stop) for stop in self.stop), default=0)
@@ -390,7 +395,8 @@ class TokenEngine:
         prompt = answer.prompt
         is_tokens = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], int)
         try:
-            given = prompt if is_tokens else self.model.encode(prompt)  # type: ignore[arg-type]
+            with_tools = {} if answer.tools is None else {"tools": list(answer.tools.functions)}
+            given = prompt if is_tokens else self.model.encode(prompt, **with_tools)  # type: ignore[arg-type]
             tokens = [operator.index(each) for each in given]  # type: ignore[arg-type]
             names = _names(tokens, self.limits.page_tokens)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the client's answer

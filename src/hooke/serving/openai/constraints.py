@@ -1,0 +1,178 @@
+"""Answers that follow a JSON Schema or call a tool, because other tokens cannot be chosen: grammars, and masks of tokens, by llguidance."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hooke.base.errors import UsageError
+from hooke.serving.openai.tools import AskedTools, ToolForm
+from hooke.serving.problems import Problem, WrongField
+
+__all__ = ["TokenConstraint", "TokenConstraints", "constraining_grammar", "read_format"]
+
+KEPT = 64
+"""Compiled grammars that are kept: most requests repeat one."""
+BLANKS = r"( |\n {0,40})?"
+"""Blanks that JSON may have between its parts. Without a limit a model may write them for ever."""
+TOO_COMPLEX = "schema_too_complex"
+
+
+def read_format(format: Any, where: str, *, flat: bool = False) -> dict[str, Any] | None:
+    """The JSON Schema that an answer must follow; None: any text. `flat`: as `/v1/responses` has it. Raises WrongField."""
+    if format is None:
+        return None
+    kind = format.get("type") if isinstance(format, Mapping) else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    if kind != "json_schema":
+        raise WrongField(f"{where}.type", "must be text, json_object or json_schema")
+    inner, inside = (format, where) if flat else (format.get("json_schema"), f"{where}.json_schema")
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+        raise WrongField(f"{inside}.name", "is missing or is not a string")
+    if not isinstance(inner.get("schema"), dict):
+        raise WrongField(f"{inside}.schema", "is missing or is not an object")
+    schema: dict[str, Any] = inner["schema"]
+    return schema
+
+
+def constraining_grammar(schema: dict[str, Any] | None, tools: AskedTools | None, form: ToolForm | None) -> str | None:
+    """What an answer must follow, as a grammar of llguidance; None: nothing. Raises WrongField for tools that cannot be forced.
+
+    With a schema the answer is JSON or, if there are tools, calls. Else it may be text around calls, whose arguments follow their schemas.
+    """
+    if tools is None or form is None or not (schema is not None or tools.required or tools.strict):
+        return None if schema is None else f"start: {_json(schema)}\n"
+    if form.own:
+        field = "tool_choice" if tools.required else "tools"
+        raise WrongField(field, "calls cannot be forced to a schema here: the model has a form of its own for them")
+    names = [f"call_{at}" for at in range(len(tools.callable))]
+    call, more = f"({' | '.join(names)})", ' ("\\n" calls)?' if tools.parallel else ""
+    begin, end = (json.dumps(each) for each in form.marks)
+    rules = [f"calls: call{more}\n", f"call: {begin} {call}\n"]
+    for name, function in zip(names, tools.callable, strict=True):
+        head = json.dumps(f'\n{{"name": "{function["name"]}", "arguments": ')
+        arguments = {**function["parameters"], "type": "object"}
+        rules.append(f'{name}: {head} {_json(arguments)} "}}\\n" {end}\n')
+    if tools.required:
+        start = "start: calls\n"
+    elif schema is not None:
+        start = f"start: answer | calls\nanswer: {_json(schema)}\n"
+    else:  # the text ends where a mark begins
+        start = f"start: called* text\ntext: TEXT\nTEXT: /(.|\\n)*/\nmark[lazy]: TEXT {begin}\ncalled: mark {call}\n"
+        del rules[:2]
+    return start + "".join(rules)
+
+
+def _json(schema: Mapping[str, Any]) -> str:
+    return "%json " + json.dumps({**schema, "x-guidance": {"whitespace_pattern": BLANKS}})
+
+
+class TokenConstraint:
+    """What one answer must follow. Used by the model's thread only."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
+
+    def allowed(self, size: int) -> NDArray[np.intp]:
+        """The tokens that may come next, of `size` logits: the ends among them where the answer may end. Raises Problem."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        self._check()
+        found = np.flatnonzero(np.unpackbits(bits, bitorder="little", count=min(size, bits.size * 8)))
+        if not found.size:
+            raise Problem(400, "no token of the model can go on as the schema asks", reason=TOO_COMPLEX)
+        return found
+
+    def take(self, token: int) -> bool:
+        """This token has come; whether nothing may follow. Raises Problem."""
+        self._matcher.consume_token(token)
+        self._check()
+        stopped: bool = self._matcher.is_stopped()
+        return stopped
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise Problem(400, f"the schema: {_said(self._matcher.get_error())}", reason=TOO_COMPLEX)
+
+
+class TokenConstraints:
+    """Makes constraints for the tokens of one model, by the text (bytes) of each. Any thread may call it."""
+
+    def __init__(self, token_bytes: Sequence[bytes], end: Collection[int]) -> None:
+        self._texts = token_bytes
+        self._ends = sorted(end)
+        self._lock = threading.Lock()
+        self._tokens: Any = None
+        self._made: OrderedDict[str, Any] = OrderedDict()
+
+    def constraint(self, grammar: str, field: str) -> TokenConstraint:
+        """One for an answer. It takes up to a second for a grammar that is large or new. Raises WrongField for `field` if the grammar is not valid."""
+        matcher = self._compiled(grammar)
+        if matcher.is_error():
+            raise WrongField(field, _said(matcher.get_error()))
+        return TokenConstraint(matcher.deep_copy())
+
+    def _compiled(self, grammar: str) -> Any:
+        from llguidance import LLMatcher
+
+        with self._lock:
+            if self._tokens is None:
+                self._tokens = _tokens_of(self._texts, self._ends)
+            made = self._made.get(grammar)
+            if made is not None:
+                self._made.move_to_end(grammar)
+                return made
+        made = LLMatcher(self._tokens, grammar, log_level=0)
+        with self._lock:
+            self._made[grammar] = made
+            if len(self._made) > KEPT:
+                self._made.popitem(last=False)
+        return made
+
+
+class _Vocabulary:
+    """What llguidance reads of a model's tokens. Text that has no choice becomes tokens by the longest that fits."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, texts: Sequence[bytes], ends: Sequence[int]) -> None:
+        self.tokens = [bytes(each) for each in texts]
+        self.eos_token_id = ends[0]
+        self.special_token_ids = list(ends)
+        self.made: Any = None
+
+    def __call__(self, text: str) -> list[int]:
+        found: list[int] = self.made.greedy_tokenize(text)
+        return found
+
+
+def _tokens_of(texts: Sequence[bytes], ends: Sequence[int]) -> Any:
+    """Raises UsageError if llguidance is missing, or for an end that is not among the texts."""
+    try:
+        from llguidance import LLTokenizer
+    except ImportError:
+        raise UsageError(
+            "answers by a JSON Schema need llguidance, which is not installed",
+            fix='install it: pip install "hooke-ml[structured]"',
+        ) from None
+    if not ends or not 0 <= ends[0] <= ends[-1] < len(texts):
+        raise UsageError(
+            f"token_bytes has {len(texts)} tokens, and `end` has {list(ends)}", fix="give the bytes of all tokens"
+        )
+    vocabulary = _Vocabulary(texts, ends)
+    vocabulary.made = LLTokenizer(vocabulary, eos_token=list(ends))  # type: ignore[arg-type] - it asks for nothing else
+    return vocabulary.made
+
+
+def _said(error: str) -> str:
+    """The first line of an error: behind it may be the state of the library."""
+    return error.strip().partition("\n")[0][:300]
