@@ -26,7 +26,7 @@ Middleware: TypeAlias = Callable[[Application], Application]
 SETUP = "setup"
 LOAD = "load"
 """With `model_memory`, the method that loads a model by its name."""
-TOKEN_METHODS = {"encode", "decode", "step", "embed"}
+TOKEN_METHODS = {"encode", "decode", "step", "embed", "read_tool_calls"}
 """With `protocol="openai"`, what the engine calls: no routes of their own."""
 TOKEN_NEEDED = ("encode", "decode", "step")
 MODEL_FIELD = "model"

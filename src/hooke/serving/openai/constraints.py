@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import threading
 from collections import OrderedDict
@@ -55,21 +56,21 @@ def constraining_grammar(schema: dict[str, Any] | None, tools: AskedTools | None
         field = "tool_choice" if tools.required else "tools"
         raise WrongField(field, "calls cannot be forced to a schema here: the model has a form of its own for them")
     names = [f"call_{at}" for at in range(len(tools.callable))]
-    call, more = f"({' | '.join(names)})", ' ("\\n" calls)?' if tools.parallel else ""
     begin, end = (json.dumps(each) for each in form.marks)
-    rules = [f"calls: call{more}\n", f"call: {begin} {call}\n"]
+    rules = [f"call: {' | '.join(names)}\n"]
     for name, function in zip(names, tools.callable, strict=True):
         head = json.dumps(f'\n{{"name": "{function["name"]}", "arguments": ')
         arguments = {**function["parameters"], "type": "object"}
         rules.append(f'{name}: {head} {_json(arguments)} "}}\\n" {end}\n')
+    more = ' ("\\n" calls)?' if tools.parallel else ""
+    calls = f"calls: {begin} call{more}\n"
     if tools.required:
-        start = "start: calls\n"
-    elif schema is not None:
-        start = f"start: answer | calls\nanswer: {_json(schema)}\n"
-    else:  # the text ends where a mark begins
-        start = f"start: called* text\ntext: TEXT\nTEXT: /(.|\\n)*/\nmark[lazy]: TEXT {begin}\ncalled: mark {call}\n"
-        del rules[:2]
-    return start + "".join(rules)
+        return "".join(["start: calls\n", calls, *rules])
+    if schema is not None:
+        return "".join([f"start: answer | calls\nanswer: {_json(schema)}\n", calls, *rules])
+    # Text ends where a mark begins.
+    free = f"start: (mark call)* text\ntext: TEXT\nTEXT: /(.|\\n)*/\nmark[lazy]: TEXT {begin}\n"
+    return "".join([free, *rules])
 
 
 def _json(schema: Mapping[str, Any]) -> str:
@@ -104,11 +105,24 @@ class TokenConstraint:
 
 
 class TokenConstraints:
-    """Makes constraints for the tokens of one model, by the text (bytes) of each. Any thread may call it."""
+    """Makes constraints for the tokens of one model, by the text (bytes) of each. Any thread may call it.
+
+    Creating one raises UsageError if llguidance is missing, or for an end that is not among the tokens.
+    """
 
     def __init__(self, token_bytes: Sequence[bytes], end: Collection[int]) -> None:
+        if importlib.util.find_spec("llguidance") is None:
+            raise UsageError(
+                "token_bytes is for answers by a JSON Schema, which need llguidance, and it is not installed",
+                fix='install it: pip install "hooke-ml[structured]"; or leave token_bytes out',
+            )
         self._texts = token_bytes
         self._ends = sorted(end)
+        if not self._ends or not 0 <= self._ends[0] <= self._ends[-1] < len(token_bytes):
+            raise UsageError(
+                f"token_bytes has {len(token_bytes)} tokens, and `end` is {self._ends}",
+                fix="give the bytes of all tokens, with those that end an answer",
+            )
         self._lock = threading.Lock()
         self._tokens: Any = None
         self._made: OrderedDict[str, Any] = OrderedDict()
@@ -121,11 +135,13 @@ class TokenConstraints:
         return TokenConstraint(matcher.deep_copy())
 
     def _compiled(self, grammar: str) -> Any:
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLTokenizer
 
         with self._lock:
             if self._tokens is None:
-                self._tokens = _tokens_of(self._texts, self._ends)
+                vocabulary = _Vocabulary(self._texts, self._ends)
+                # It asks for a class of its own, and uses what is here.
+                self._tokens = vocabulary.made = LLTokenizer(vocabulary, eos_token=self._ends)  # type: ignore[arg-type]
             made = self._made.get(grammar)
             if made is not None:
                 self._made.move_to_end(grammar)
@@ -153,24 +169,6 @@ class _Vocabulary:
     def __call__(self, text: str) -> list[int]:
         found: list[int] = self.made.greedy_tokenize(text)
         return found
-
-
-def _tokens_of(texts: Sequence[bytes], ends: Sequence[int]) -> Any:
-    """Raises UsageError if llguidance is missing, or for an end that is not among the texts."""
-    try:
-        from llguidance import LLTokenizer
-    except ImportError:
-        raise UsageError(
-            "answers by a JSON Schema need llguidance, which is not installed",
-            fix='install it: pip install "hooke-ml[structured]"',
-        ) from None
-    if not ends or not 0 <= ends[0] <= ends[-1] < len(texts):
-        raise UsageError(
-            f"token_bytes has {len(texts)} tokens, and `end` has {list(ends)}", fix="give the bytes of all tokens"
-        )
-    vocabulary = _Vocabulary(texts, ends)
-    vocabulary.made = LLTokenizer(vocabulary, eos_token=list(ends))  # type: ignore[arg-type] - it asks for nothing else
-    return vocabulary.made
 
 
 def _said(error: str) -> str:

@@ -12,7 +12,7 @@ import msgspec
 from hooke.serving.openai.constraints import read_format
 from hooke.serving.openai.sampling import ChosenToken, LikelyToken, TokenSampling
 from hooke.serving.openai.token_engine import TokenUpdate
-from hooke.serving.openai.tools import AskedTools, ToolCall, read_calls, read_tools
+from hooke.serving.openai.tools import AskedTools, ToolCall, read_call, read_tools
 from hooke.serving.problems import Problem, WrongField
 
 __all__ = [
@@ -186,7 +186,13 @@ def _message(at: int, message: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(message.get("role"), str):
         raise WrongField(f"{where}.role", "is missing or is not a string")
     if message.get("tool_calls") is not None:
-        calls = read_calls(message["tool_calls"], f"{where}.tool_calls")
+        calls = message["tool_calls"]
+        if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+            raise WrongField(f"{where}.tool_calls", "must be a list of calls")
+        calls = [
+            read_call(call.get("id"), call.get("function"), f"{where}.tool_calls[{number}].function")
+            for number, call in enumerate(calls)
+        ]
         text = "" if content is None else text_of(content, f"{where}.content")
         return {**message, "content": text, "tool_calls": calls}
     return {**message, "content": text_of(content, f"{where}.content")}

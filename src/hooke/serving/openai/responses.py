@@ -21,7 +21,7 @@ from hooke.serving.openai.messages import (
 )
 from hooke.serving.openai.sampling import ChosenToken, TokenSampling
 from hooke.serving.openai.token_engine import TokenUpdate
-from hooke.serving.openai.tools import ToolCall, read_calls, read_tools
+from hooke.serving.openai.tools import ToolCall, read_call, read_tools
 from hooke.serving.problems import Problem, WrongField
 
 __all__ = ["AskedResponse", "ResponseWriter", "read_response"]
@@ -143,10 +143,9 @@ def _messages(body: ResponseBody) -> list[dict[str, Any]]:
         where = f"input[{at}]"
         kind = item.get("type", "message")
         if kind == "function_call":
-            call = {"id": item.get("call_id"), "function": item}
             if not made or made[-1]["role"] != "assistant":
                 made.append({"role": "assistant", "content": ""})
-            made[-1].setdefault("tool_calls", []).extend(read_calls([call], where))
+            made[-1].setdefault("tool_calls", []).append(read_call(item.get("call_id"), item, where))
         elif kind == "function_call_output":
             if not isinstance(item.get("call_id"), str):
                 raise WrongField(f"{where}.call_id", "is missing or is not a string")

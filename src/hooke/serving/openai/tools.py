@@ -18,7 +18,7 @@ __all__ = [
     "ToolCall",
     "ToolCallReader",
     "ToolForm",
-    "read_calls",
+    "read_call",
     "read_tools",
     "takes_tools",
 ]
@@ -97,25 +97,18 @@ def _function(where: str, tool: Any, *, flat: bool) -> dict[str, Any]:
     return {"type": "function", "function": made}
 
 
-def read_calls(calls: Any, where: str) -> list[dict[str, Any]]:
-    """The calls of an earlier answer, with their arguments as an object, as chat templates take them. Raises WrongField."""
-    if not isinstance(calls, list) or not calls:
-        raise WrongField(where, "must be a list of calls")
-    return [_call(f"{where}[{at}]", call) for at, call in enumerate(calls)]
-
-
-def _call(where: str, call: Any) -> dict[str, Any]:
-    function = call.get("function") if isinstance(call, Mapping) else None
+def read_call(identity: Any, function: Any, where: str) -> dict[str, Any]:
+    """A call of an earlier answer, with its arguments as an object, as chat templates take it. Raises WrongField."""
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise WrongField(f"{where}.function", "must be an object with a name")
+        raise WrongField(f"{where}.name", "is missing or is not a string")
     try:
         arguments = json.loads(function.get("arguments") or "{}")
     except (ValueError, TypeError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        raise WrongField(f"{where}.function.arguments", "must be the text of a JSON object")
+        raise WrongField(f"{where}.arguments", "must be the text of a JSON object")
     made = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
-    return made if not isinstance(call.get("id"), str) else {"id": call["id"], **made}
+    return {"id": identity, **made} if isinstance(identity, str) else made
 
 
 def _shown(value: Any) -> str:
