@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from hooke.services.map_service import map_service
     from hooke.serving.openai.token_engine import TokenModel, TokenPiece
     from hooke.serving.request_context import request_contexts
-    from hooke.serving.service import service
+    from hooke.serving.service import from_command, service
     from hooke.store.checkpoints import checkpoint_dir, checkpoint_saved
     from hooke.tracking.log import (
         log_artifact,
@@ -127,6 +127,7 @@ __all__ = [
     "checkpoint_saved",
     "compare",
     "follow",
+    "from_command",
     "load_model",
     "log_artifact",
     "log_figure",
@@ -178,7 +179,7 @@ _NAMES = {
     "hooke.services.map_service": ("map_service",),
     "hooke.serving.openai.token_engine": ("TokenModel", "TokenPiece"),
     "hooke.serving.request_context": ("request_contexts",),
-    "hooke.serving.service": ("service",),
+    "hooke.serving.service": ("from_command", "service"),
     "hooke.store.checkpoints": ("checkpoint_dir", "checkpoint_saved"),
     "hooke.tracking.log": (
         "log_artifact",

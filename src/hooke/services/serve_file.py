@@ -30,11 +30,13 @@ from hooke.services.shares import apply_share
 from hooke.services.single_process import recorded
 from hooke.serving.auth import ApiKey, ensure_token, read_token
 from hooke.serving.bind_config import BindConfig
+from hooke.serving.http import OPENAI
 from hooke.serving.limits import BODY_LIMIT, MOST_KEYS, body_memory_bytes
 from hooke.serving.observing.observer import SLOW_S, RequestObserver
 from hooke.serving.observing.request_log import RequestLog, RequestLogOptions
 from hooke.serving.observing.tracing import TraceSettings, start_tracing
-from hooke.serving.openai.openai_routes import CHAT, UNHURRIED
+from hooke.serving.openai.engine_routes import unhurried_paths
+from hooke.serving.openai.openai_routes import CHAT
 from hooke.serving.replica import DOCS, Replica
 from hooke.serving.service import SETUP, Service, service_of
 
@@ -77,12 +79,15 @@ def token_file_of(declared: Service, project: Project, bind_config: BindConfig) 
 def answered_paths(declared: Service) -> str:
     """What clients may ask for: `POST /predict, POST /explain`."""
     own = [f"/{name}" for name in declared.methods()]
-    return ", ".join(f"POST {path}" for path in [*own, *(UNHURRIED if declared.protocol == "openai" else ())])
+    return ", ".join(f"POST {path}" for path in [*own, *unhurried_paths(declared)])
 
 
 def curl_example(declared: Service, bind_config: BindConfig, token_file: Path | None, address: str) -> str:
     """A shell command that calls the service."""
-    if declared.protocol == "openai":
+    fields = ""
+    if declared.command is not None:
+        path = f"{OPENAI}models"  # only the engine knows their names
+    elif declared.protocol == "openai":
         path, messages = CHAT, '[{"role": "user", "content": "Hello"}]'
         fields = f'"model": "{declared.name}", "messages": {messages}'
     else:
@@ -94,7 +99,9 @@ def curl_example(declared: Service, bind_config: BindConfig, token_file: Path | 
         words.append(f"--cacert {shlex.quote(_short(bind_config.tls.cert))}")
     if token_file is not None:
         words.append(f'-H "Authorization: Bearer $(cat {shlex.quote(_short(token_file))})"')
-    words.append(f"-H content-type:application/json -d '{{{fields}}}' {address}{path}")
+    if fields or declared.command is None:
+        words.append(f"-H content-type:application/json -d '{{{fields}}}'")
+    words.append(f"{address}{path}")
     warned = (
         "" if token_file is not None else "--no-auth: every program on this machine can call the service; "
     )

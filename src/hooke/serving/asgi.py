@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Protocol, TypeAlias
+from urllib.parse import quote
 
 from hooke.serving.http import Wire
 from hooke.serving.request_context import CallerGone
@@ -34,8 +35,15 @@ class AsgiWire:
         self.raw_headers: list[tuple[bytes, bytes]] = list(scope["headers"])
         self.headers = dict(self.raw_headers)
         self._admitted = (scope.get("extensions") or {}).get(ADMITTED)
+        self._query = scope.get("query_string", b"")
         self._receive = receive
         self._send = send
+
+    @property
+    def target(self) -> bytes:
+        """As `Wire` says."""
+        path, query = quote(self.path).encode(), bytes(self._query)
+        return path + b"?" + query if query else path
 
     def admitted(self) -> None:
         """As `Wire` says."""

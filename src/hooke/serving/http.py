@@ -62,6 +62,11 @@ class Wire(Protocol):
     """By names; the last of a repeated header."""
 
     @property
+    def target(self) -> bytes:
+        """The path as it was sent, with the query."""
+        ...
+
+    @property
     def was_admitted(self) -> bool:
         """Whether a request with this very head, all of it, was admitted before."""
         ...
@@ -161,6 +166,11 @@ class Exchange:
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
         """All headers, in order."""
         return self._wire.raw_headers
+
+    @property
+    def target(self) -> bytes:
+        """The path as it was sent, with the query."""
+        return self._wire.target
 
     @property
     def context(self) -> RequestContext:

@@ -15,6 +15,7 @@ from hooke.base.distributions import install_command
 from hooke.generation.prompt_balancer import BLOCK, BalancerFacts
 from hooke.serving.problems import Problem
 from hooke.serving.stats_windows import quantile_s
+from hooke.serving.token_metrics import TokenFamily, add_families, token_families
 
 __all__ = [
     "BOUNDS_S",
@@ -103,6 +104,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Lines of the request log and spans that were lost."""
     models: dict[str, ModelUse] = {}
     """The models that requests named."""
+    tokens: list[TokenFamily] | None = None
+    """What is measured of a language model; None: as reported before."""
 
     def requests(self) -> int:
         """Answers on the service's own routes, without health checks and unknown paths."""
@@ -136,6 +139,7 @@ def add_counts(one: Counts, other: Counts) -> Counts:
         unseen=_sum(one.unseen, other.unseen),
         models={name: _use_of_both(one, other, name) for name in {**one.models, **other.models}},
         process=ProcessCounts(cpu_s=cpu_s),
+        tokens=add_families(one.tokens or (), other.tokens or ()) or None,
     )
 
 
@@ -155,6 +159,9 @@ class GatheredCounts:
 
     def take(self, name: str, counts: Counts) -> None:
         """A replica reported its counts."""
+        before = self.live.get(name)
+        if counts.tokens is None and before is not None and before.tokens is not None:
+            counts = msgspec.structs.replace(counts, tokens=before.tokens)
         self.live[name] = counts
 
     def end(self, name: str) -> None:
@@ -400,6 +407,14 @@ def _replicas(
                 if (now := value(counts)) is not None:
                     family.add_metric(which, now)
             yield family
+    ends = [(name, counts) for name, counts in ended.items() if name not in live]
+    yield from token_families(
+        core,
+        *(
+            [({label[0]: name} if label else {}, counts.tokens or ()) for name, counts in which]
+            for which in (live.items(), ends)
+        ),
+    )
 
 
 def _labelled(core: Any, every: Sequence[tuple[list[str], Counts]], label: Sequence[str]) -> Iterator[Any]:

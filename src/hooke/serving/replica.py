@@ -46,6 +46,8 @@ from hooke.serving.model_calls import Arguments, ModelThread, ServiceObject
 from hooke.serving.model_process.model_client import ModelProcess
 from hooke.serving.models_by_name.model_loads import ModelLoads
 from hooke.serving.observing.observer import RequestObserver
+from hooke.serving.openai.engine_process import EngineProcess
+from hooke.serving.openai.engine_routes import EngineRoutes
 from hooke.serving.openai.messages import error_body
 from hooke.serving.openai.openai_routes import OpenAIRoutes
 from hooke.serving.openapi import State, document
@@ -119,10 +121,10 @@ class Replica:
         self._auth = auth or Auth()
         self._options = HttpOptions(body_limit=body_limit, timeout_s=declared.timeout_s, bodies=self.bodies)
         self._methods = methods_of(declared)
-        self._model: ModelThread | ModelProcess | None = None
+        self._model: ModelThread | ModelProcess | EngineProcess | None = None
         self._document: dict[str, Any] | None = None
         self._inference = Inference(declared, self._methods, lambda: self.ready)
-        self._openai = OpenAIRoutes(declared) if declared.protocol == "openai" else None
+        self._openai = _openai_routes(declared)
         if self._openai is not None:
             self._options.error_body = error_body
         self.routes = self._all_routes()
@@ -154,6 +156,11 @@ class Replica:
         return self._state
 
     @property
+    def failure(self) -> HookeError | None:
+        """Why it can answer no more, and its process is to end; None if it can."""
+        return self._model.failure if isinstance(self._model, EngineProcess) else None
+
+    @property
     def ready(self) -> bool:
         """Whether it is ready for requests."""
         return self.state is State.READY
@@ -171,8 +178,8 @@ class Replica:
         """Requests that the end of the process left unanswered."""
         return self.calls.cut if self.calls is not None else 0
 
-    def counts(self, process: ProcessCounts) -> Counts:
-        """Its counts so far. Any thread may call this."""
+    def counts(self, process: ProcessCounts, *, tokens: bool = True) -> Counts:
+        """Its counts so far, with those of tokens or without. Any thread may call this."""
         tally, dispatch = self.tally, self.dispatch
         meters = {**{route.path: route.meter for route in self.routes}, "": self.unrouted}
         return Counts(
@@ -198,6 +205,7 @@ class Replica:
             if self.models is not None
             else {},
             unseen=self.observer.lost() if self.observer is not None else {},
+            tokens=self._openai.families() if tokens and self._openai is not None else None,
         )
 
     async def start(self, arguments: Arguments) -> None:
@@ -210,6 +218,10 @@ class Replica:
             trace = tracing.settings if tracing is not None else None
             self._model = process = ModelProcess(self.declared, self.say, trace)
             await process.start(arguments)
+            bound = self._methods
+        elif self.declared.command is not None:
+            self._model = self.made = engine = EngineProcess(self.declared)
+            await engine.start()
             bound = self._methods
         else:
             self._model = thread = ModelThread()
@@ -413,6 +425,8 @@ class Replica:
         await exchange.answer(200, encode({"state": self.state.value}), JSON)
 
     async def _get_metrics(self, exchange: Exchange) -> None:
+        if isinstance(self._openai, EngineRoutes):
+            await self._openai.read_metrics()
         await exchange.answer(200, prometheus_text(self.counts(process_counts())), (b"content-type", TEXT))
 
     async def _get_openapi(self, exchange: Exchange) -> None:
@@ -455,6 +469,12 @@ class Replica:
     async def _get_ready(self, exchange: Exchange) -> None:
         status = 200 if self.ready else 503
         await exchange.answer(status, encode({"state": self.state.value}), JSON)
+
+
+def _openai_routes(declared: Service) -> OpenAIRoutes | EngineRoutes | None:
+    if declared.command is not None:
+        return EngineRoutes(declared)
+    return OpenAIRoutes(declared) if declared.protocol == "openai" else None
 
 
 def _problem_of(exchange: Exchange, error: BaseException) -> Problem:

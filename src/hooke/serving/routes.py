@@ -12,7 +12,7 @@ from hooke.serving.metrics import Meter
 __all__ = ["Handler", "Route", "Routes"]
 
 Handler = Callable[[Exchange], Awaitable[None]]
-_PARAMETER = re.compile(r"\\\{(\w+)\\\}")
+_PARAMETER = re.compile(r"\\\{(\w+)(\\\*)?\\\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Route:
     """A path, and the handler of each HTTP method."""
 
     path: str
-    """`/predict`, or with parameters, each a whole path segment: `/v2/models/{name}/infer`."""
+    """`/predict`, or with parameters, each a whole path segment: `/v2/models/{name}/infer`; `{rest*}` is several."""
     verbs: dict[str, Handler]
     """A handler of GET answers HEAD, too."""
     open: bool = False
@@ -64,7 +64,9 @@ class Routes:
             return
         self._all[route.path] = route
         if "{" in route.path:
-            pattern = _PARAMETER.sub(r"(?P<\1>[^/]+)", re.escape(route.path))
+            pattern = _PARAMETER.sub(
+                lambda found: f"(?P<{found[1]}>{'.+' if found[2] else '[^/]+'})", re.escape(route.path)
+            )
             self._patterns[re.compile(pattern)] = route
         else:
             self._exact[route.path] = route

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, get_args, overload
@@ -15,7 +17,7 @@ from hooke.base.user_code import user_place
 from hooke.serving.asgi import Application
 from hooke.serving.slo import Slo, parse_slo
 
-__all__ = ["LOAD", "MODEL_FIELD", "SETUP", "Service", "service", "service_of"]
+__all__ = ["LOAD", "MODEL_FIELD", "SETUP", "EngineCommand", "Service", "from_command", "service", "service_of"]
 
 C = TypeVar("C", bound=type)
 Where: TypeAlias = Literal["thread", "process"]
@@ -41,6 +43,19 @@ _REFUSED = (
     inspect.Parameter.VAR_KEYWORD,
     inspect.Parameter.POSITIONAL_ONLY,
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCommand:
+    """A program that answers OpenAI's protocol, which a replica runs and stands in front of."""
+
+    words: tuple[str, ...]
+    ready: str
+    """The path that answers 200 once it is ready."""
+    metrics: str
+    """The path of its metrics; empty if it has none."""
+    environment: tuple[tuple[str, str], ...] = ()
+    most_requests: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -73,6 +88,8 @@ class Service:
     """Another protocol, which the class answers by methods of other names."""
     model_memory: int | None = None
     """Bytes of all models that `load` returns; None: the service has no such models."""
+    command: EngineCommand | None = None
+    """The program that answers instead of the class."""
 
     @property
     def name(self) -> str:
@@ -209,6 +226,107 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
         return _marked(made, declared)
 
     return declare if made is None else declare(made)
+
+
+ENGINE_TIMEOUT_S = 600.0
+"""A long answer that is not streamed comes after minutes of silence."""
+ENGINE_START_S = 1800.0
+"""Enough to read weights of hundreds of GB, and to compile for them."""
+MOST_REQUESTS = 1024
+"""In one engine: it computes hundreds at once, and others wait there."""
+
+
+def from_command(  # noqa: PLR0913 - the options of a service, each by name
+    name: str,
+    command: str | Sequence[str],
+    /,
+    *,
+    ready: str = "/health",
+    metrics: str | None = "/metrics",
+    environment: Mapping[str, str] | None = None,
+    most_requests: int = MOST_REQUESTS,
+    replicas: int | tuple[int, int] = 1,
+    timeout: str | float = ENGINE_TIMEOUT_S,
+    start_timeout: str | float = ENGINE_START_S,
+    idempotent: bool = False,
+    cpus: int | None = None,
+    gpus: float = 0,
+    middleware: Middleware | None = None,
+) -> type:
+    """Declare a service whose replicas run an existing engine (vLLM, SGLang, llama.cpp's server, TGI, `transformers serve`) for OpenAI's clients.
+
+    `chat = from_command("chat", "vllm serve ./model --host {host} --port {port}", gpus=2)`: the engine is a child of the replica, which passes requests
+    for `/v1/...` on to it. Token, hosts, keys, limits, replicas, roll-outs and metrics are those of other services. `{host}` and `{port}` are a free address of this
+    machine; `{socket}` in their place is the path of a unix socket (vLLM: `--uds {socket}`), and `{api_key}` a random key, which is also in VLLM_API_KEY and LLAMA_API_KEY. No shell reads the
+    command: a text is split into words as one would, and a list is taken as it is. The engine's working directory is that of the replica.
+
+    `ready` is the path that answers 200 once the engine is ready, within `start_timeout`. `metrics` is that of its Prometheus text, or None. `environment` has further variables. More than
+    `most_requests` in one engine get 429. `timeout` is the longest silence of the engine within an answer. `gpus` is how many GPUs one command gets, by CUDA_VISIBLE_DEVICES; give vLLM
+    `--tensor-parallel-size` accordingly. Others as in `service`.
+
+    When the engine ends, its replica ends with it, and is replaced. Raises UsageError for invalid values.
+    """
+    with _placed():
+        words = _words(name, command)
+        _check_path(ready, "ready")
+        if metrics is not None:
+            _check_path(metrics, "metrics")
+        _check_whole(most_requests, "most_requests", "requests")
+        _check_options(None, cpus, gpus, "thread", middleware, standby=False)
+        bounds = _replicas(replicas)
+        timeout_s, starts_s = _timeout_s(timeout), _timeout_s(start_timeout, name="start_timeout")
+    engine = EngineCommand(
+        words=words,
+        ready=ready,
+        metrics=metrics or "",
+        environment=tuple(sorted((environment or {}).items())),
+        most_requests=most_requests,
+    )
+    module = sys._getframe(1).f_globals.get("__name__", "__main__")  # noqa: SLF001 - as namedtuple: the class is the caller's
+    said = f"The engine `{shlex.join(words)}`."
+    made = type(name, (), {"__module__": module, "__doc__": said, "command": words, "asked": engine.ready})
+    return _marked(
+        made,
+        Service(
+            made_by=made,
+            replicas=bounds,
+            timeout_s=timeout_s,
+            start_timeout_s=starts_s,
+            idempotent=bool(idempotent),
+            cpus=cpus,
+            gpus=float(gpus),
+            middleware=middleware,
+            protocol="openai",
+            command=engine,
+        ),
+    )
+
+
+def _words(name: str, command: str | Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(name, str) or not name.isidentifier():
+        raise UsageError(f"from_command: {name!r} is not a name", fix='give one as of a class: from_command("chat", ...)')
+    try:
+        words = tuple(shlex.split(command)) if isinstance(command, str) else tuple(command)
+    except ValueError as error:
+        raise UsageError(
+            f"from_command: the command of {name} cannot be split into words: {error}", fix="give a list of words"
+        ) from error
+    if not words or not all(isinstance(word, str) for word in words):
+        raise UsageError(
+            f"from_command: {command!r} is not a command",
+            fix='write from_command("chat", "vllm serve ./model --host {host} --port {port}")',
+        )
+    if not any(place in word for word in words[1:] for place in ("{port}", "{socket}")):
+        raise UsageError(
+            f"from_command: the command of {name} has no {{port}}, so two replicas would want the same one",
+            fix="add --host {host} --port {port}, as the engine calls them; or {socket}, the path of a unix socket",
+        )
+    return words
+
+
+def _check_path(value: str, name: str) -> None:
+    if not isinstance(value, str) or not re.fullmatch(r"/[!-~]*", value):
+        raise UsageError(f"{name}={value!r} is not a path", fix=f'write {name}="/health"')
 
 
 def _marked(made: C, declared: Service) -> C:
@@ -367,6 +485,8 @@ def _wrong_promise(declared: Service, where: str) -> UsageError:
 
 
 def _check_token_model(declared: Service, where: str) -> None:
+    if declared.command is not None:
+        return
     lacking = [name for name in TOKEN_NEEDED if not callable(getattr(declared.made_by, name, None))]
     if declared.protocol not in get_args(Protocol):
         raise UsageError(

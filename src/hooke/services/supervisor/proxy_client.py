@@ -25,7 +25,7 @@ from hooke.services.supervisor.proxy_process import ProxyProcessOrder
 from hooke.services.supervisor.service_folder import PROXY, ChildRecord, ServiceFolder, end_child
 from hooke.serving.bind_config import BindConfig
 from hooke.serving.metrics import ProxyStats
-from hooke.serving.openai.openai_routes import UNHURRIED
+from hooke.serving.openai.engine_routes import unhurried_paths
 from hooke.serving.payloads import ResponseKind, methods_of
 from hooke.serving.replica import METRICS
 from hooke.serving.service import Service
@@ -79,8 +79,7 @@ def make_proxy_settings(
         threads=given.proxy_threads,
         retry_body_limit=given.retry_body,
         streams=tuple(f"/{name}" for name, method in methods_of(declared).items() if method.kind in streams),
-        unhurried=UNHURRIED if declared.protocol == "openai" else (),
-        prompts=UNHURRIED if declared.protocol == "openai" else (),
+        unhurried=unhurried_paths(declared),
         low_key_files=low_keys,
         key_files=keys,
     )

@@ -170,7 +170,7 @@ class ReplicaReporter:
         elif answered == self._counted:
             return None
         self._counted = answered
-        return self._replica.counts(self._process)
+        return self._replica.counts(self._process, tokens=anew)
 
     def _memory_now(self, now: float) -> int:
         if now - self._memory_at >= self._memory_every_s:

@@ -34,6 +34,7 @@ from hooke.serving.openai.tools import ToolCall, ToolCallReader, ToolForm, takes
 from hooke.serving.problems import Problem, WrongField, too_many
 from hooke.serving.routes import Route
 from hooke.serving.service import Service
+from hooke.serving.token_metrics import TokenFamily
 
 __all__ = ["CHAT", "UNHURRIED", "OpenAIRoutes"]
 
@@ -79,9 +80,9 @@ class OpenAIRoutes:
         """Whether the engine computes nothing any more."""
         return self._engine is not None and self._engine.broken is not None
 
-    def take_load(self) -> tuple[TokenLoad, tuple[tuple[str, int], ...]] | None:
-        """As `TokenEngine.take_load`; None before there is an engine."""
-        return self._engine.take_load() if self._engine is not None else None
+    def families(self) -> list[TokenFamily]:
+        """What is measured of the engine. Any thread may call this."""
+        return self._engine.families() if self._engine is not None else []
 
     def close(self) -> None:
         """End the engine's thread. Called on the event loop, or when that has ended."""

@@ -24,6 +24,7 @@ from hooke.serving.openai.constraints import TokenConstraint
 from hooke.serving.openai.sampling import ChosenToken, TokenChooser, TokenSampling
 from hooke.serving.openai.tools import AskedTools, ToolCall, ToolCallReader
 from hooke.serving.problems import Problem, problem_of
+from hooke.serving.token_metrics import TokenFamily, TokenMeter
 
 __all__ = ["GrowingAnswer", "TokenEngine", "TokenModel", "TokenPiece", "TokenUpdate"]
 
@@ -108,6 +109,9 @@ class GrowingAnswer:
     tokens: list[int] = field(default_factory=list)
     """The prompt's, then the answer's."""
     cancelled: bool = False
+    arrived: float = field(default_factory=time.monotonic)
+    said: float = 0.0
+    """When its last token was chosen, of the same clock."""
     _updates: deque[TokenUpdate | Problem] = field(default_factory=deque)
     _waits: asyncio.Future[None] | None = None
     _chooser: TokenChooser | None = None
@@ -243,6 +247,7 @@ class TokenEngine:
         self.limits = limits
         pages = limits.pages or limits.slots * -(-limits.context // limits.page_tokens)
         self.scheduler = TokenScheduler(limits, PagePool(pages, limits.page_tokens))
+        self.meter = TokenMeter(name)
         self.steps = self.tokens = 0
         """So far: of tokens, those that were chosen."""
         self.broken: Problem | None = None
@@ -270,14 +275,15 @@ class TokenEngine:
         """How many more requests may wait."""
         return self.limits.max_waiting - self.scheduler.waiting - len(self._new) - len(self._texts)
 
-    def take_load(self) -> tuple[TokenLoad, tuple[tuple[str, int], ...]]:
-        """What there is to do, and the requests that were counted in it since the last call, with the tokens of their prompts. Any thread may call this."""
-        with self._changed:
-            taken = tuple(self._taken)
-            self._taken.clear()
-            more = len(self._new)  # counted as requests: their tokens are not known yet
-            load = self._load
-        return msgspec.structs.replace(load, waiting=load.waiting + more) if more else load, taken
+    def families(self) -> list[TokenFamily]:
+        """What it has measured, and how much it has to do now. Any thread may call this."""
+        pool = self.scheduler.pool
+        gauges = {
+            "vllm:num_requests_running": len(self.scheduler.running),
+            "vllm:num_requests_waiting": self.scheduler.waiting + len(self._new),
+            "vllm:kv_cache_usage_perc": 1 - pool.free / pool.pages,
+        }
+        return self.meter.families(gauges)
 
     def submit(self, answers: Sequence[GrowingAnswer]) -> None:
         """Begin answers. Raises Problem (503) if the engine has ended."""
@@ -321,10 +327,8 @@ class TokenEngine:
         try:
             while self._take():
                 updates = [(self._of.pop(each), _late()) for each in self.scheduler.expired(time.monotonic())]
-                began, before = time.monotonic(), self.steps
-                step = self.scheduler.step(began)
-                if began - self._loaded >= LOAD_EVERY_S:
-                    self._count_load(began)
+                step = self.scheduler.step(time.monotonic())
+                self.meter.preemptions += len(step.evicted)
                 if step.pieces:
                     updates += self._step(step)
                     self._busy_s += time.monotonic() - began
@@ -472,14 +476,24 @@ class TokenEngine:
             self._of.pop(request, None)
         self.steps += 1
         self.tokens += len(givers)
+        self._measure(updates)
         return updates
 
-    def _clock(self, answers: Sequence[GrowingAnswer], now: float) -> None:
-        for answer in answers:
-            answer.last_at = now
-            if answer.first_at is None:
-                answer.first_at = now
-                self.promise.first(now - answer.arrived, self.scheduler)
+    def _measure(self, updates: Sequence[tuple[GrowingAnswer, TokenUpdate | Problem]]) -> None:
+        now, meter = time.monotonic(), self.meter
+        for answer, update in updates:
+            request = answer.request
+            if not isinstance(update, TokenUpdate) or request is None:
+                continue
+            if answer.said:
+                meter.next(now - answer.said)
+                meter.tokens(0, 1)
+            else:
+                meter.first(now - answer.arrived)
+                meter.tokens(request.prompt, 1, cached=request.reused)
+            answer.said = now
+            if update.reason is not None:
+                meter.ended(update.reason, now - answer.arrived)
 
     def _added(self, request: TokenRequest, logits: np.ndarray) -> TokenUpdate | Problem:
         try:

@@ -136,6 +136,9 @@ class _Server:
         )
         looking = asyncio.create_task(keep_looking(connections))
         while not self._ends:
+            if replica.failure is not None and starting.done():
+                self.failure = self.failure or replica.failure
+                break
             if self._reporting is None and starting.done():
                 freeze_objects()
                 self._ready()
