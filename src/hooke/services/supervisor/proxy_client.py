@@ -80,6 +80,7 @@ def make_proxy_settings(
         retry_body_limit=given.retry_body,
         streams=tuple(f"/{name}" for name, method in methods_of(declared).items() if method.kind in streams),
         unhurried=unhurried_paths(declared),
+        prompts=unhurried_paths(declared),
         low_key_files=low_keys,
         key_files=keys,
     )

@@ -476,23 +476,22 @@ class TokenEngine:
             self._of.pop(request, None)
         self.steps += 1
         self.tokens += len(givers)
-        self._measure(updates)
         return updates
 
     def _measure(self, updates: Sequence[tuple[GrowingAnswer, TokenUpdate | Problem]]) -> None:
         now, meter = time.monotonic(), self.meter
         for answer, update in updates:
-            request = answer.request
-            if not isinstance(update, TokenUpdate) or request is None:
-                continue
-            if answer.said:
-                meter.next(now - answer.said)
-                meter.tokens(0, 1)
-            else:
+            request, last, answer.last_at = answer.request, answer.last_at, now
+            if answer.first_at is None:
+                answer.first_at = now
+                self.promise.first(now - answer.arrived, self.scheduler)
                 meter.first(now - answer.arrived)
-                meter.tokens(request.prompt, 1, cached=request.reused)
-            answer.said = now
-            if update.reason is not None:
+                if request is not None:
+                    meter.tokens(request.prompt, 1, cached=request.reused)
+            else:
+                meter.next(now - last)
+                meter.tokens(0, 1)
+            if isinstance(update, TokenUpdate) and update.reason is not None:
                 meter.ended(update.reason, now - answer.arrived)
 
     def _added(self, request: TokenRequest, logits: np.ndarray) -> TokenUpdate | Problem:
