@@ -38,6 +38,7 @@ PARTS = 4
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_histories(part):
     """No request starves, no page is lost or used twice, limits hold, and the least urgent gives way."""
