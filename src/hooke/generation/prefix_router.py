@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 __all__ = ["BlockMemory", "PrefixRouter", "RoutedPrompt"]
 
-BOUND = 1.32
+BOUND = 1.33
 """Times the mean load that a replica may have with the new prompt. Averaged over ten seconds the highest is then 1.25 times the mean."""
+WORTH = 0.25
+"""Where nobody has anything to do, so much of a prompt must be known for it to go there: others have free memory."""
 
 
 class BlockMemory:
@@ -25,6 +27,9 @@ class BlockMemory:
         self.blocks = blocks
         self._kept: OrderedDict[Hashable, int] = OrderedDict()
         """Block -> when it was used last, counted in prompts of all replicas. With a block, all before it are here."""
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     @property
     def oldest(self) -> int:
@@ -118,6 +123,10 @@ class PrefixRouter:
         """It has memory for so many blocks."""
         self._replicas[replica].memory.resize(blocks)
 
+    def memory(self, replica: Hashable) -> int:
+        """Blocks that it should have."""
+        return len(self._replicas[replica].memory)
+
     def load(self, replica: Hashable) -> int:
         """Tokens of what it has not answered."""
         return self._replicas[replica].load
@@ -157,7 +166,7 @@ class PrefixRouter:
         ]
         staying = [one for one in choices if one.replica.name == stays]
         best = max(one.known for one in choices)
-        chosen = staying[0] if staying else self._choose(choices, tokens)
+        chosen = staying[0] if staying else self._choose(choices, tokens, len(names))
         others = [one for one in choices if one is not chosen]
         then = min(others, key=lambda one: one.load).replica.name if others else None
         chosen.replica.load += tokens
@@ -167,14 +176,25 @@ class PrefixRouter:
             chosen.replica.name, then, tokens, chosen.known, spilled=spilled, _at=chosen.replica
         )
 
-    def _choose(self, choices: list[_Choice], tokens: int) -> _Choice:
+    def _choose(self, choices: list[_Choice], tokens: int, blocks: int) -> _Choice:
         speeds = sum(one.replica.speed for one in choices)
         mean = (sum(one.replica.load for one in choices) + tokens) / speeds
         fits = [one for one in choices if one.load <= self.bound * mean]
         if not fits:
-            return min(choices, key=lambda one: (one.load, -one.known, one.order))
+            worth = WORTH * blocks
+            return min(
+                choices,
+                key=lambda one: (
+                    one.load,
+                    -one.known if one.known >= worth else 0,
+                    one.replica.memory.oldest,
+                    one.order,
+                ),
+            )
         best = max(one.known for one in choices)
-        if all(one.known == best for one in choices):  # new to all: it displaces what was not used for longest
+        if all(
+            one.known == best for one in choices
+        ):  # new to all: it displaces what was not used for longest
             least = min(fits, key=lambda one: (-one.known, one.load, one.order))
             below = [one for one in fits if one.load <= mean] or [least]
             return min(below, key=lambda one: (one.replica.memory.oldest, one.load, one.order))

@@ -21,6 +21,9 @@ __all__ = ["BLOCK", "AskedPrompt", "BalancerFacts", "PromptBalancer", "read_prom
 
 BLOCK = 512
 """Bytes."""
+FIRST_ENDS = (128, 256)
+"""Where the first block is cut once more: there are short prompts, too."""
+SPEEDS_EVERY_S = 0.5
 EXPIRE_S = 10.0
 """A request that no replica has named for so long was refused, or its client has gone."""
 IDLE_S = 1.0
@@ -66,11 +69,14 @@ class AskedPrompt:
     """`new` or `old` if it names a version."""
 
 
+_NOTHING = msgspec.Raw(b"")
+
+
 class _Body(msgspec.Struct):
     model: str = ""
-    messages: msgspec.Raw | None = None
-    prompt: msgspec.Raw | None = None
-    input: msgspec.Raw | None = None
+    messages: msgspec.Raw = _NOTHING
+    prompt: msgspec.Raw = _NOTHING
+    input: msgspec.Raw = _NOTHING
     n: int | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -94,10 +100,11 @@ def read_prompt(
         text = body[begins.end() :] if begins is not None else b""
         named = model[1].decode(errors="replace") if model is not None else ""
         found = _Body(model=named, messages=msgspec.Raw(text))
-    text = next((bytes(raw) for raw in (found.messages, found.prompt, found.input) if raw is not None), b"")
-    listed = [] if found.messages is not None else text.lstrip(b"[ \n")[:1]
-    is_tokens = bool(listed) and listed.isdigit() and text[:1] == b"["
-    several = text.count(b'",') + 1 if listed == b'"' and text[:1] == b"[" else 1
+    messages = bytes(found.messages)
+    text = messages or bytes(found.prompt) or bytes(found.input)
+    listed = b"" if messages or text[:1] != b"[" else text[1:].lstrip()[:1]
+    is_tokens = listed.isdigit()
+    several = text.count(b'",') + 1 if listed == b'"' else 1
     most = (found.max_completion_tokens, found.max_tokens, found.max_output_tokens)
     size = len(text) + max(whole - len(body), 0)
     return AskedPrompt(
@@ -116,9 +123,13 @@ def _blocks(text: bytes, model: str) -> list[Hashable]:
     """The names of the full blocks of a prompt: each depends on all before it."""
     names: list[Hashable] = []
     name = hash(model)
-    for at in range(0, len(text) - BLOCK + 1, BLOCK):
-        name = hash((name, text[at : at + BLOCK]))
+    begins = 0
+    for ends in (*FIRST_ENDS, *range(BLOCK, len(text) + 1, BLOCK)):
+        if ends > len(text):
+            break
+        name = hash((name, text[begins:ends]))
         names.append(name)
+        begins = ends
     return names
 
 
@@ -183,6 +194,7 @@ class PromptBalancer:
         self._bytes, self._tokens = 4_000.0, 1_000.0
         """Of prompts lately: at first four bytes a token."""
         self._speeds = StepSpeeds()
+        self._timed = 0.0
         self._replicas: dict[str, _Known] = {}
         self._new: frozenset[str] = frozenset()
         self._share: float | None = None
@@ -334,8 +346,9 @@ class PromptBalancer:
             self.expected_answer += (mean - self.expected_answer) * min(1.0, ended / RECENT)
         steps, computed = load.steps - before.steps, load.computed - before.computed
         self._speeds.observe(name, now, steps=steps, computed=computed, busy_s=load.busy_s - before.busy_s)
-        for each, speed in self._speeds.speeds().items():
-            if each in self._replicas:
+        if now - self._timed >= SPEEDS_EVERY_S:
+            self._timed = now
+            for each, speed in self._speeds.speeds().items():
                 self.router.set_speed(each, speed)
 
     def _resize(self, name: str, known: _Known) -> None:

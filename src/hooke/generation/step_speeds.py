@@ -86,9 +86,7 @@ class StepSpeeds:
         if not steps or not tokens:
             return 0.0, 0.0
         spread = sum(each.tokens_squared for each in all_of_them) - tokens * tokens / steps
-        together = (
-            sum(each.speed * each.tokens_seconds for each in all_of_them) - tokens * seconds / steps
-        )
+        together = sum(each.speed * each.tokens_seconds for each in all_of_them) - tokens * seconds / steps
         slope = max(together / spread, 0.0) if spread > 1e-6 * tokens * tokens / steps else 0.0
         own_s = (seconds - slope * tokens) / steps
         return (own_s, slope) if own_s >= 0 else (0.0, seconds / tokens)

@@ -14,6 +14,7 @@ __all__ = [
     "ModelBack",
     "ModelDied",
     "ModelEvent",
+    "PromptsUnrouted",
     "ReplicaAdopted",
     "ReplicaEnded",
     "ReplicaEvent",
@@ -121,6 +122,13 @@ class ColdStart(_Event, frozen=True, kw_only=True, tag="cold_start"):
     """Requests whose clients left before that."""
 
 
+class PromptsUnrouted(_Event, frozen=True, kw_only=True, tag="prompts_unrouted"):
+    """Prompts for a language model went to the least busy replica, since the endpoint picker did not answer in time."""
+
+    prompts: int
+    """Since the last such event."""
+
+
 class RuleChosen(_Event, frozen=True, kw_only=True, tag="rule_chosen"):
     """A replay of the arrivals chose another rule by which the service scales; `reason` says why."""
 
@@ -181,6 +189,7 @@ ReplicaEvent: TypeAlias = (
     | ColdStart
     | RuleChosen
     | RollOutChanged
+    | PromptsUnrouted
     | ModelEvent
 )
 """All events of replicas."""

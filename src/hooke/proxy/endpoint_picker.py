@@ -39,9 +39,7 @@ TOKENS_EVERY_S = 1.0
 """Between two looks at the files of the tokens."""
 APPLIED_S = 1.0
 """The longest wait for a change to be in effect; it takes less than a millisecond."""
-_SESSION, _VERSION, _SIZE = (
-    name.encode() for name in (SESSION_HEADER, VERSION_HEADER, BODY_SIZE_HEADER)
-)
+_SESSION, _VERSION, _SIZE = (name.encode() for name in (SESSION_HEADER, VERSION_HEADER, BODY_SIZE_HEADER))
 _REPLICAS = REPLICAS_HEADER.encode()
 
 _log = logging.getLogger("hooke")

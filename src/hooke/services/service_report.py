@@ -34,6 +34,7 @@ from hooke.journal.service_events import (
     ModelBack,
     ModelDied,
     ModelEvent,
+    PromptsUnrouted,
     ReplicaAdopted,
     ReplicaEnded,
     ReplicaEvent,
@@ -96,12 +97,14 @@ def event_line(event: ReplicaEvent) -> str:
         case StartDelayed():
             row = "" if event.failures == 1 else f", {event.failures} in a row"
             return f"the next start waits {format_seconds(event.seconds)}: it died soon after its start{row}"
-        case RuleChosen() | ServiceScaled() | ColdStart() | RollOutChanged():
+        case RuleChosen() | ServiceScaled() | ColdStart() | RollOutChanged() | PromptsUnrouted():
             return _of_service(event)
 
 
-def _of_service(event: RuleChosen | ServiceScaled | ColdStart | RollOutChanged) -> str:
+def _of_service(event: RuleChosen | ServiceScaled | ColdStart | RollOutChanged | PromptsUnrouted) -> str:
     match event:
+        case PromptsUnrouted():
+            return f"{_prompts(event.prompts)} went to the least busy replica: the endpoint picker did not answer in time"
         case RuleChosen():
             return f"scaling by: {event.reason}"
         case ServiceScaled():
@@ -154,6 +157,10 @@ def _of_model(event: ModelEvent) -> str:
 
 def _whose(replica: str) -> str:
     return f"replica {replica}" if replica else "the service"
+
+
+def _prompts(count: int) -> str:
+    return "1 prompt" if count == 1 else f"{count} prompts"
 
 
 def _requests(count: int) -> str:

@@ -120,10 +120,10 @@ class ProxyChild:
         """Envoy's own."""
         self.stats: ProxyStats | None = None
         """Its last counters; None while it does not run."""
-        self.shed = 0
-        """Requests that Envoy refused itself because the replicas had enough, while this supervisor heard of it."""
-        self._shed_before: int | None = None
-        """The last counter of the Envoy that runs; None until an adopted one has reported."""
+        self.shed = self.unrouted = 0
+        """Requests that Envoy refused itself because the replicas had enough, and prompts that went without the endpoint picker, while this supervisor heard of it."""
+        self._counted: tuple[int, int] | None = None
+        """The last counters of the Envoy that runs; None until an adopted one has reported."""
         self.child: Child | None = None
         self.activator = HoldFacts()
         self.first_answers: deque[messages.FirstAnswer] = deque()
@@ -257,7 +257,7 @@ class ProxyChild:
                     self._send(messages.LimitRequests(most=self._most), now)
                 self.port, self.pid, self.stats = message.port, message.pid, message.stats
                 self.activator = message.activator
-                self._count_shed(message)
+                self._count(message)
                 # A restart uses the same port.
                 self._settings = dataclasses.replace(self._settings, port=message.port)
             case messages.ProxyPublished():
@@ -272,11 +272,13 @@ class ProxyChild:
             case _:
                 pass
 
-    def _count_shed(self, report: messages.ProxyUp) -> None:
+    def _count(self, report: messages.ProxyUp) -> None:
         if report.stats is not None:
-            before = report.stats.shed if self._shed_before is None else self._shed_before
-            self.shed += max(0, report.stats.shed - before)
-            self._shed_before = report.stats.shed
+            now = (report.stats.shed, report.stats.unrouted)
+            before = now if self._counted is None else self._counted
+            self.shed += max(0, now[0] - before[0])
+            self.unrouted += max(0, now[1] - before[1])
+            self._counted = now
 
     def _note(self, port: int) -> None:
         """Record its port for a later supervisor."""
@@ -294,7 +296,7 @@ class ProxyChild:
             return
         self._folder.forget_child(PROXY)
         child.cut(now)
-        self.child, self._shed_before = None, 0
+        self.child, self._counted = None, (0, 0)
         was_up, self.port, self.stats, self.activator = bool(self.port), 0, None, HoldFacts()
         why = self._why or HookeError("the proxy ended", why="\n".join(child.tail()))
         self._why = None

@@ -23,6 +23,7 @@ from hooke.base.pinned_modules import pin_modules
 from hooke.journal.service_events import (
     BatchWindow,
     ColdStart,
+    PromptsUnrouted,
     ReplicaAdopted,
     ReplicaEnded,
     ReplicaEvent,
@@ -76,6 +77,8 @@ TURN_S = 0.05
 STOP_LOOK_S = 0.5
 LOGS_LOOK_S = 10.0
 SHED_EVERY_S = 1.0
+UNROUTED_EVERY_S = 60.0
+"""The first prompt that the endpoint picker did not route is noted at once, more of them so often."""
 SOON_S = 0.003
 """Between two looks at a child whose channel has ended."""
 PROXY_LEASE = 5 / 6
@@ -144,6 +147,7 @@ class Supervisor:
         self._given_up: events.GiveUp | None = None
         self._renewed = self._looked = self._logs_looked = 0.0
         self._shed, self._shed_noted = 0, time.monotonic()
+        self._unrouted, self._unrouted_noted = 0, -UNROUTED_EVERY_S
         self._said = self._unlimited = self._no_standby = ""
         """What was said last of the runs, why a log could not be limited, and why no process is kept in reserve."""
         self._said_up = self._draining = self._done = False
@@ -300,6 +304,7 @@ class Supervisor:
             now, self.core, called=self._called, held=self.proxy.activator.held, shed=self.proxy.shed
         )
         self._note_shed(now)
+        self._note_unrouted(now)
         scaled = self._decide_zero(now) or decided
         if scaled is not None:
             self._step(scaled)
@@ -336,6 +341,13 @@ class Supervisor:
         self._shed, self._shed_noted = self.proxy.shed, now
         if shed:
             self._run.window(BatchWindow(replica="proxy", seconds=seconds, arrived=shed, refused=shed))
+
+    def _note_unrouted(self, now: float) -> None:
+        """Record prompts that went without the endpoint picker."""
+        prompts = self.proxy.unrouted - self._unrouted
+        if prompts and now - self._unrouted_noted >= UNROUTED_EVERY_S:
+            self._unrouted, self._unrouted_noted = self.proxy.unrouted, now
+            self._record_event(PromptsUnrouted(prompts=prompts))
 
     def _decide_zero(self, now: float) -> events.Scale | None:
         """Between no replica and one, where none is allowed."""

@@ -20,6 +20,7 @@ CONNECTIONS = 64
 """Concurrent connections of the proxy: one for each concurrent scrape."""
 VERBS = ("GET", "HEAD")
 
+
 class MetricsEndpoint:
     """Answers every path with `text`, in its own thread, from `start` to `close`."""
 
