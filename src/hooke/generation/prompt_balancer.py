@@ -17,12 +17,20 @@ from hooke.generation.prefix_router import PrefixRouter
 from hooke.generation.step_speeds import StepSpeeds
 from hooke.generation.token_scheduler import ASSUMED_ANSWER, TokenLoad
 
-__all__ = ["BLOCK", "AskedPrompt", "BalancerFacts", "PromptBalancer", "read_prompt", "with_unseen"]
+__all__ = [
+    "BLOCK",
+    "SHORTEST",
+    "AskedPrompt",
+    "BalancerFacts",
+    "PromptBalancer",
+    "read_prompt",
+    "with_unseen",
+]
 
 BLOCK = 512
 """Bytes."""
-FIRST_ENDS = (128, 256)
-"""Where the first block is cut once more: there are short prompts, too."""
+SHORTEST = 128
+"""Bytes: the first block is cut there, and once more, as there are short prompts, too."""
 SPEEDS_EVERY_S = 0.5
 EXPIRE_S = 10.0
 """A request that no replica has named for so long was refused, or its client has gone."""
@@ -124,7 +132,7 @@ def _blocks(text: bytes, model: str) -> list[Hashable]:
     names: list[Hashable] = []
     name = hash(model)
     begins = 0
-    for ends in (*FIRST_ENDS, *range(BLOCK, len(text) + 1, BLOCK)):
+    for ends in (SHORTEST, 2 * SHORTEST, *range(BLOCK, len(text) + 1, BLOCK)):
         if ends > len(text):
             break
         name = hash((name, text[begins:ends]))

@@ -78,6 +78,10 @@ class EndpointPicker:
         """What it has done."""
         return self._balancer.facts()
 
+    def load(self, name: str) -> int:
+        """Tokens that a replica has to answer, as far as is known here. Raises KeyError for one that is not published."""
+        return self._balancer.router.load(name)
+
     def publish(
         self, places: Mapping[str, str], *, new: Iterable[str] = (), share: float | None = None
     ) -> None:

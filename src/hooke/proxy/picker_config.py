@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hooke.proxy.proxy_settings import typed
+from hooke.proxy.proxy_settings import seconds, typed
 from hooke.serving.problems import VERSION_HEADER
 
 __all__ = [
     "BODY_SIZE_HEADER",
+    "EJECTED_S",
     "PICKER_CLUSTER",
     "PICKER_SOCKET",
     "REPLICAS_HEADER",
@@ -41,7 +42,7 @@ WITHIN = "0.25s"
 """The picker takes less than a millisecond. One that is silent costs each request so much, until it is ejected."""
 MOST_ASKED = 256
 """Questions at once; a request beyond them goes on without one."""
-EJECTED = "2s"
+EJECTED_S = 2.0
 _AUTHORIZER = "envoy.filters.http.ext_authz"
 """The filter's canonical name, under which its metadata are."""
 _ANY: dict[str, Any] = {}
@@ -109,8 +110,8 @@ def picker_cluster(options: dict[str, Any], connect_timeout: str) -> dict[str, A
             "enforcing_consecutive_gateway_failure": 100,
             "enforcing_success_rate": 0,
             "interval": "0.5s",
-            "base_ejection_time": EJECTED,
-            "max_ejection_time": EJECTED,
+            "base_ejection_time": seconds(EJECTED_S),
+            "max_ejection_time": seconds(EJECTED_S),
             "max_ejection_percent": 100,
         },
         "typed_extension_protocol_options": options,

@@ -1,0 +1,187 @@
+"""A language model with three replicas, for real: prompts go to where their beginnings are, sessions stay, and what fails is steered around."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from tests.services.supervisor.supervised import Supervised, end_all, facts_of, post
+
+MODEL = '''
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from hooke import TokenLimits, service
+
+
+@service(protocol="openai", timeout="30s")
+class Slowly:
+    """Says the name of its process, over and over. A file with that name makes its steps slow."""
+
+    end = {0}
+
+    def setup(self):
+        self.limits = TokenLimits(slots=8, step_tokens=256, context=4096, page_tokens=16, pages=2048)
+        self.slow = Path(f"slow-{os.getpid()}")
+
+    def encode(self, prompt):
+        return list("".join(each["content"] for each in prompt).encode())
+
+    def decode(self, tokens):
+        return bytes(tokens).decode()
+
+    def step(self, pieces):
+        time.sleep(0.1 if self.slow.exists() else 0.005)
+        said = f"{os.getpid()} ".encode()
+        rows = []
+        for piece in pieces:
+            if piece.gives_token:
+                at = piece.start + len(piece.tokens)
+                row = np.full(128, -100.0)
+                row[said[at % len(said)]] = 0.0
+                rows.append(row)
+        return np.asarray(rows).reshape(-1, 128)
+'''
+ANSWER = 24
+"""Tokens: they hold the name of the process whole."""
+
+
+class Model(Supervised):
+    """The service, and who answers what."""
+
+    def ask(self, text: str, session: str = "", tokens: int = ANSWER) -> tuple[int, int]:
+        """The process that answered, and how many tokens of the prompt it had in memory."""
+        more = {"x-hooke-session": session} if session else {}
+        asked = {
+            "model": "Slowly",
+            "messages": [{"role": "user", "content": text}],
+            "temperature": 0,
+            "max_tokens": tokens,
+        }
+        answer = post(self, "/v1/chat/completions", asked, more)
+        said = answer["choices"][0]["message"]["content"]
+        assert len(said) == tokens
+        (pid,) = {int(each) for each in said.split()[1:-1]}
+        return pid, answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    def burst(self, texts: list[str], **more) -> list[int]:
+        """Ask all of these, some at once; who answered."""
+        with ThreadPoolExecutor(24) as pool:
+            return [pid for pid, _ in pool.map(lambda text: self.ask(text, **more), texts)]
+
+    @property
+    def front(self) -> dict:
+        return facts_of(self.folder, "Slowly")["front"]
+
+    def pids(self) -> set[int]:
+        return {one["pid"] for one in facts_of(self.folder, "Slowly")["replicas"] if one["state"] == "ready"}
+
+    def proxy_pid(self) -> int:
+        (record,) = self.folder.glob(".hooke/services/*/children/front.json")
+        return json.loads(record.read_text())["pid"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slowly")
+    (folder / "slowly.py").write_text(MODEL)
+    made = Model(folder, "--healthy", "1", "--replicas", "3", file="slowly.py")
+    try:
+        made.until_ready(3)
+        yield made
+    finally:
+        made.process.kill()
+        made.process.wait()
+        end_all(folder)
+
+
+def text(name: object, size: int = 600) -> str:
+    return (f"{name} is the subject of this text. " * (size // 20))[:size]
+
+
+def until(holds, within_s=60.0):
+    ends = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < ends
+        time.sleep(0.1)
+
+
+def test_what_begins_alike_goes_where_it_was_computed(model):
+    for name in ("sea", "moon", "tree"):
+        first, cached = model.ask(text(name))
+        assert cached == 0
+        for number in range(3):
+            then, cached = model.ask(text(name) + f" And {number}?")
+            assert then == first
+            assert cached >= 580, "all full pages of the beginning"
+    facts = model.front["prompts"]
+    until(lambda: model.front["prompts"]["known"] > 0)
+    assert facts["prompts"] >= 0
+    assert model.front["unrouted"] == 0
+
+
+def test_sessions_stay_and_a_burst_loses_nothing(model):
+    homes = {name: model.ask("hello", session=name)[0] for name in "abcdef"}
+    found = model.burst([text(number, 200) for number in range(200)])
+    assert set(found) == model.pids()
+    assert min(Counter(found).values()) > 30, Counter(found)
+    assert {name: model.ask("hello again", session=name)[0] for name in "abcdef"} == homes
+
+
+def test_a_slow_replica_is_steered_around(model):
+    pids = model.pids()
+    slow = min(pids)
+    (model.folder / f"slow-{slow}").touch()
+    try:
+        model.burst([text(f"first {number}", 200) for number in range(60)])
+        until(lambda: model.front["prompts"]["slowest"] < 0.3)
+        found = Counter(model.burst([text(f"then {number}", 200) for number in range(120)]))
+        assert found[slow] < 0.5 * min(found[pid] for pid in pids - {slow}), found
+    finally:
+        (model.folder / f"slow-{slow}").unlink()
+
+
+def test_requests_go_on_while_the_router_does_nothing(model):
+    pid = model.proxy_pid()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert len(model.burst([text(f"stopped {number}", 200) for number in range(30)])) == 30
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    model.until(r"prompts? went to the least busy replica: the endpoint picker did not answer in time")
+    before = model.front["prompts"]["prompts"]
+    until(lambda: model.ask("is it back?") and model.front["prompts"]["prompts"] > before)
+
+
+def test_the_sessions_of_a_killed_replica_move_and_nothing_else_is_lost(model):
+    homes = {name: model.ask("hello", session=name)[0] for name in "stuvwxyz"}
+    victim = Counter(homes.values()).most_common(1)[0][0]
+    ended = threading.Event()
+    answered = []
+
+    def others() -> None:
+        while not ended.is_set():
+            for name, home in homes.items():
+                if home != victim:
+                    answered.append(model.ask("go on", session=name)[0] == home)
+
+    asking = threading.Thread(target=others)
+    asking.start()
+    try:
+        os.kill(victim, signal.SIGKILL)
+        moved = {name: model.ask("hello", session=name)[0] for name, home in homes.items() if home == victim}
+    finally:
+        ended.set()
+        asking.join()
+    assert victim not in moved.values()
+    assert answered
+    assert all(answered)
+    assert {name: model.ask("and then", session=name)[0] for name in moved} == moved
+    model.until_ready(3)
