@@ -56,11 +56,11 @@ CELLS = (
     ("held-out conversations", 0.7),
     ("mooncake", 0.6),
 )
-REQUESTS, DRAWS = 150, 19
+REQUESTS, DRAWS = 80, 19
 """Requests of a history, and histories of a prediction. The range of 19 contains a next one with 90 %."""
 RANGE_LEVEL = 0.9
-SEEDS = 8
-BUSY_S = 2.5
+SEEDS = 16
+BUSY_S = 1.5
 """After so long the prompts of a batch are computed, and its answers go on for longer than a request beside them takes."""
 
 
@@ -229,7 +229,7 @@ def alone(engine: Engine, law: TokenLaw, chance: np.random.Generator, tests: int
     lengths = lengths_of("azure-code")
     firsts, tokens = list[int](), list[int]()
     for _ in range(tests):
-        batch, context = int(chance.integers(0, 16)), int(chance.integers(100, 1500))
+        batch, context = int(chance.integers(0, 12)), int(chance.integers(100, 1500))
         (prompt,), _ = lengths.drawn(1, chance)
         output = int(chance.integers(2, 150))
         at = BUSY_S + float(chance.uniform(0, 0.5))
@@ -238,9 +238,8 @@ def alone(engine: Engine, law: TokenLaw, chance: np.random.Generator, tests: int
             outputs=[600] * batch + [output],
             due=np.array([0.0] * batch + [at]),
         )
-        limits = TokenLimits(slots=32, step_tokens=1024, context=65536)
-        told, seen = _beside(limits, load, engine.steps(chance))
-        first = first_token_s(law, limits, int(prompt), batch=batch, context=told)
+        told, seen = _beside(LIMITS, load, engine.steps(chance))
+        first = first_token_s(law, LIMITS, int(prompt), batch=batch, context=told)
         each = token_s(law, output, batch=batch + 1, context=(told * batch + int(prompt)) // (batch + 1))
         firsts.append(_within([seen[0]], [first])[0])
         tokens.append(_within([seen[1]], [each])[0])

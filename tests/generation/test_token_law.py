@@ -42,7 +42,7 @@ def test_the_law_finds_what_made_the_steps_and_its_intervals_contain_it():
         ]
         covered.append(law.seconds(StepWork(0, 16, 16_000, 0)).interval[0] <= 8e-3 + 16e-4 + 16e-4)
     assert sum(covered) >= 0.88 * len(covered)
-    assert law.noise.single == pytest.approx(0.1, rel=0.15)
+    assert law.noise.single.std() == pytest.approx(0.1, rel=0.2)
     assert law.noise.shared == pytest.approx(0.03, rel=0.5)
     assert "seconds per prompt token" in repr(law)
 
@@ -50,7 +50,7 @@ def test_the_law_finds_what_made_the_steps_and_its_intervals_contain_it():
 def test_without_noise_the_law_is_exact_and_has_no_spread():
     law = token_law(windows(1, single=0.0, shared=0.0))
     assert law.coefficients == pytest.approx(TRUE, rel=1e-6)
-    assert law.noise.single < 1e-6
+    assert law.noise.single.std() < 1e-6
     assert law.step_s(StepWork(100, 2, 10, 5050)) == pytest.approx(float(TRUE @ [1, 100, 2, 10, 5050]))
 
 

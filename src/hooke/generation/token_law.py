@@ -3,7 +3,7 @@
 A step takes a + b prompt + c requests + d context + e attention seconds on average, with the work of `StepWork` and no negative
 coefficient. Noise is a share of a step's time. So sums are kept by the size of steps, and each size counts by the square of what its steps
 are expected to take. Steps of a few seconds share what else the machine did: intervals come from the delete-one jackknife over blocks of time,
-as for batches (`scaling.affine`), and a prediction has two kinds of noise, that of single steps and that of blocks.
+as for batches (`scaling.affine`), and a prediction has two kinds of noise, that of single steps and that of a speed that wanders.
 """
 
 from __future__ import annotations
@@ -30,22 +30,36 @@ MOST_BLOCKS = 40
 PASSES = 4
 VALUES = 6
 _UPPER = np.triu_indices(VALUES)
-LEAST_IN_BLOCK = 20
+LEAST_IN_WINDOW = 20
 """Steps of a window whose mean says something of its time."""
-MOST_LASTING = 0.95
+SHORTEST_MEMORY, LONGEST_MEMORY = 0.02, 20.0
+"""Of the speed, in windows."""
+LAGS = 3
+LEAST_FREEDOM = 3.0
+MOST_LASTING = 0.8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepNoise:
-    """Standard deviations, as shares of a step's expected time: of single steps, and of what steps within `block_s` seconds share.
+    """What steps take more or less than expected, as a share of that.
 
-    `lasting` is the correlation of one block with the next.
+    `single` (n,) are factors of single steps, with a mean of 1. Beside these the machine's speed wanders, with a standard deviation of `shared` and a
+    memory of `memory_s` seconds (an Ornstein-Uhlenbeck process).
     """
 
-    single: float
+    single: Floats
     shared: float
-    lasting: float
-    block_s: float
+    memory_s: float
+    freedom: float
+    """Degrees of freedom of `shared`: how many memories long the traffic was, by two."""
+
+    def draws(self, chance: np.random.Generator, count: int) -> Floats:
+        """Standard deviations of the speed (count,) that the data allow."""
+        return self.shared * np.sqrt(self.freedom / chance.chisquare(self.freedom, count))
+
+    def averaged(self, seconds: float) -> float:
+        """The part of that standard deviation that remains in the mean over so many seconds."""
+        return math.sqrt(float(_averaged(np.array(seconds / self.memory_s))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -59,6 +73,8 @@ class TokenLaw:
     left_out: Floats
     noise: StepNoise
     steps: int
+    block_s: float
+    """Mean length of the blocks of `left_out`."""
     level: float = 0.95
 
     def __repr__(self) -> str:
@@ -114,7 +130,9 @@ class TokenLaw:
     def _inflation(self) -> float:
         """From squared deviations of `left_out` to a variance: the jackknife's, and what lasts longer than a block."""
         blocks = len(self.left_out)
-        lasting = self.noise.lasting
+        ratio = self.block_s / self.noise.memory_s
+        # The correlation of neighbouring blocks' means; blocks within the memory tell little more than one of them.
+        lasting = min(math.expm1(-ratio) ** 2 / max(2 * (ratio + math.expm1(-ratio)), 1e-12), MOST_LASTING)
         return (blocks - 1) / blocks * (1 + lasting) / (1 - lasting)
 
 
@@ -132,14 +150,14 @@ def token_law(windows: Iterable[BatchWindow], *, level: float = 0.95) -> TokenLa
             fix=f"let the service answer for longer: it takes {FEWEST_STEPS} steps in {FEWEST_BLOCKS} windows of 5 s",
         )
     blocks = _blocks(sums)
-    whole = _added(blocks)
-    coefficients = _fit(whole)
+    coefficients = _fit(_added(blocks))
     left_out = np.array([_fit(_added([*blocks[:at], *blocks[at + 1 :]])) for at in range(len(blocks))])
     return TokenLaw(
         coefficients=coefficients,
         left_out=left_out,
-        noise=_noise(kept, sums, whole, coefficients),
+        noise=_noise(kept, sums, coefficients),
         steps=steps,
+        block_s=sum(each.seconds for each in kept) / len(blocks),
         level=level,
     )
 
@@ -200,42 +218,57 @@ def _non_negative(features: Floats, times: Floats) -> Floats:
     return nnls(matrix, (vectors[:, kept].T @ (times / scale)) / root)[0] / scale
 
 
-def _noise(windows: Sequence[BatchWindow], sums: Sequence[Sums], whole: Sums, found: Floats) -> StepNoise:
-    """Of all noise, what windows share shows in the means of windows."""
-    off, squares, count = np.append(-found, 1.0), 0.0, 0.0
-    for part in whole.values():
-        mean_square = float(found @ part[:-1, :-1] @ found) / part[0, 0]
-        squares += float(off @ part @ off) / max(mean_square, 1e-300)
-        count += part[0, 0]
-    both = max(squares, 0.0) / max(count - len(found), 1.0)
-    ratios, expected = _ratios(sums, found)
-    if len(ratios) < FEWEST_BLOCKS:
-        return StepNoise(single=math.sqrt(both), shared=0.0, lasting=0.0, block_s=windows[0].seconds)
-    # The mean of n steps varies by (shared + single / n); their sum of squares decides what is single.
-    raw = float(((ratios - 1) ** 2).mean())
-    shared = min(
-        max((raw - both * float(expected.mean())) / max(1 - float(expected.mean()), 1e-9), 0.0), both
-    )
-    centred = ratios - ratios.mean()
-    variance = float((centred**2).mean())
-    together = float((centred[1:] * centred[:-1]).mean()) + variance / len(ratios)
-    of_shared = together / shared if shared > 0 else 0.0
+def _noise(windows: Sequence[BatchWindow], sums: Sequence[Sums], found: Floats) -> StepNoise:
+    """From pairs of neighbouring steps: what they share is the speed's, the rest each one's. The means of windows tell how long the speed lasts."""
+    pairs = np.array([pair for each in windows for pair in each.step_pairs])
+    ratios = pairs.reshape(-1, 2, VALUES - 1)
+    expected = found[0] + ratios[..., :-1] @ found[1:]
+    ratios = ratios[..., -1] / np.maximum(expected, 1e-300)
+    ratios = ratios / ratios.mean()
+    whole = float(((ratios - 1) ** 2).mean())
+    both = float(((ratios[:, 0] - 1) * (ratios[:, 1] - 1)).mean())
+    of_windows = _of_windows(sums, found, whole)
+    shared = min(max(both, float(of_windows[0]), 0.0), whole)
+    kept = math.sqrt((whole - shared) / whole) if whole else 0.0
+    single = np.exp(kept * np.log(np.maximum(ratios.ravel(), 1e-3)))
+    window_s = float(np.median([each.seconds for each in windows]))
+    memory_s = _memory(of_windows, shared, window_s)
+    freedom = max(sum(each.seconds for each in windows) / (2 * memory_s), LEAST_FREEDOM)
     return StepNoise(
-        single=math.sqrt(both - shared),
-        shared=math.sqrt(shared),
-        lasting=min(max(of_shared, 0.0), MOST_LASTING) if shared > 0.1 * variance else 0.0,
-        block_s=float(np.median([each.seconds for each in windows])),
+        single=single / single.mean(), shared=math.sqrt(shared), memory_s=memory_s, freedom=freedom
     )
 
 
-def _ratios(sums: Sequence[Sums], found: Floats) -> tuple[Floats, Floats]:
-    """Of each window with enough steps: actual by expected seconds, and the share of a single step's variance that this has."""
-    ratios: list[float] = []
-    expected: list[float] = []
-    for each in sums:
-        whole = np.sum(list(each.values()), axis=0)
-        mean = float(found @ whole[0, :-1])
-        if whole[0, 0] >= LEAST_IN_BLOCK and mean > 0:
-            ratios.append(whole[0, -1] / mean)
-            expected.append(float(found @ whole[:-1, :-1] @ found) / mean**2)
-    return np.array(ratios), np.array(expected)
+def _of_windows(sums: Sequence[Sums], found: Floats, whole: float) -> Floats:
+    """The covariances of means of windows, as shares of what was expected, that are 0, 1, ... `LAGS` windows apart; without what single steps add."""
+    off = np.full(len(sums), math.nan)
+    alone = np.zeros(len(sums))
+    for at, each in enumerate(sums):
+        products = np.sum(list(each.values()), axis=0)
+        mean = float(found @ products[0, :-1])
+        if products[0, 0] >= LEAST_IN_WINDOW and mean > 0:
+            off[at] = products[0, -1] / mean - 1
+            alone[at] = float(found @ products[:-1, :-1] @ found) / mean**2
+    if np.isfinite(off).sum() < FEWEST_BLOCKS:
+        return np.zeros(LAGS + 1)
+    own = (off**2 - whole * alone) / (1 - alone)
+    lagged = [off[lag:] * off[:-lag] for lag in range(1, min(LAGS, len(off) - 1) + 1)]
+    found_at = [float(np.nanmean(each)) if np.isfinite(each).any() else 0.0 for each in (own, *lagged)]
+    return np.maximum(np.pad(found_at, (0, LAGS + 1 - len(found_at))), 0.0)
+
+
+def _averaged(ratio: Floats) -> Floats:
+    """The variance of the mean of a process with exponential memory over `ratio` memories, by that of the process."""
+    ratio = np.maximum(ratio, 1e-6)
+    return 2 * (ratio + np.expm1(-ratio)) / ratio**2
+
+
+def _memory(of_windows: Floats, shared: float, window_s: float) -> float:
+    """The memory of a process that varies by `shared`, whose means of windows have these covariances."""
+    memories = window_s * np.geomspace(SHORTEST_MEMORY, LONGEST_MEMORY, 200)
+    if not shared:
+        return float(memories[0])
+    ratio = window_s / memories
+    lags = np.arange(LAGS)[:, None]
+    expected = np.vstack([_averaged(ratio), (np.expm1(-ratio) / ratio) ** 2 * np.exp(-lags * ratio)])
+    return float(memories[((expected - of_windows[:, None] / shared) ** 2).sum(axis=0).argmin()])

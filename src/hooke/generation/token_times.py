@@ -177,29 +177,27 @@ class _Simulation:
 
 def step_times(coefficients: Floats, noise: StepNoise, chance: np.random.Generator) -> StepTimes:
     """Steps by the law with these coefficients (5,), with its noise."""
-    fixed, *each = coefficients.tolist()
-    prompt, request, context, pair = each
-    single = _log_normal(noise.single)
-    keep, fresh = noise.lasting, math.sqrt(1 - noise.lasting**2)
-    shared = _log_normal(noise.shared)
-    state = float(chance.standard_normal())
-    until = noise.block_s * float(chance.uniform())
-    factor = math.exp(shared[0] * state + shared[1])
+    fixed, prompt, request, context, pair = coefficients.tolist()
+    state, last = float(chance.standard_normal()), 0.0
+    factor = 1.0
+    scale, shift = _log_normal(float(noise.draws(chance, 1)[0]))
+    least_s = noise.memory_s / 32
     drawn = iter(())
+    due = 0.0
 
     def step_s(work: StepWork, now: float) -> float:
-        nonlocal state, until, factor, drawn
-        while now >= until:
-            state = keep * state + fresh * float(chance.standard_normal())
-            factor = math.exp(shared[0] * state + shared[1])
-            until += noise.block_s
+        nonlocal state, last, factor, due, drawn
+        if now >= due:  # the speed has changed a little
+            keep = math.exp((last - now) / noise.memory_s)
+            state = keep * state + math.sqrt(1 - keep**2) * float(chance.standard_normal())
+            factor = math.exp(scale * state + shift)
+            last, due = now, now + least_s
         own = next(drawn, None)
         if own is None:
-            drawn = iter(np.exp(single[0] * chance.standard_normal(1024) + single[1]).tolist())
+            drawn = iter(noise.single[chance.integers(len(noise.single), size=1024)].tolist())
             own = next(drawn)
-        return (
-            factor * own * (fixed + prompt * work[0] + request * work[1] + context * work[2] + pair * work[3])
-        )
+        expected = fixed + prompt * work[0] + request * work[1] + context * work[2] + pair * work[3]
+        return factor * own * expected
 
     return step_s
 
@@ -223,6 +221,47 @@ def histories(
         simulate(limits, load, step_times(coefficients, law.noise, chance), timeout_s=timeout_s)
         for load, coefficients in zip(loads, law.draws(chance, len(loads)), strict=True)
     ]
+
+
+class TokenForecast:
+    """Intervals for single requests at a load, from simulated histories of it: of the requests most alike, `near` of them."""
+
+    def __init__(self, told: Sequence[RequestTimes], *, near: int = 200, level: float = 0.95) -> None:
+        self._near = near
+        self._level = level
+        prompts = np.concatenate([each.prompts for each in told])
+        outputs = np.concatenate([each.outputs for each in told])
+        several = outputs > 1
+        tokens = np.concatenate([each.per_token_s for each in told])
+        self._firsts = _ordered(prompts, np.concatenate([each.first_s for each in told]))
+        self._tokens = _ordered(outputs[several], tokens[several])
+
+    def first_s(self, prompt: int) -> Estimate:
+        """Seconds to the first token of such a prompt."""
+        return self._alike("seconds to the first token", self._firsts, prompt)
+
+    def per_token_s(self, output: int) -> Estimate:
+        """Seconds for each token after the first of such an answer."""
+        return self._alike("seconds for each token", self._tokens, output)
+
+    def _alike(self, name: str, table: tuple[Floats, Floats], at: int) -> Estimate:
+        """Quantiles of the values beside the line through those most alike, at this length."""
+        by, values = table
+        near = min(self._near, len(by))
+        middle = (np.searchsorted(by, at, "left") + np.searchsorted(by, at, "right")) // 2
+        first = int(min(max(middle - near // 2, 0), len(by) - near))
+        beside, seen = by[first : first + near], values[first : first + near]
+        off = beside - beside.mean()
+        spread, finite = float(off @ off), bool(np.isfinite(seen).all())
+        slope = float(off @ seen) / spread if spread and finite else 0.0
+        ends = np.quantile(seen - slope * (beside - at), [(1 - self._level) / 2, 0.5, (1 + self._level) / 2])
+        low, value, high = (max(float(each), 0.0) for each in ends)
+        return Estimate(name=name, value=value, interval=(low, high), level=self._level)
+
+
+def _ordered(by: Floats, values: Floats) -> tuple[Floats, Floats]:
+    order = np.argsort(by, kind="stable")
+    return by[order], values[order]
 
 
 def statistic(
@@ -287,14 +326,14 @@ def _drawn(name: str, law: TokenLaw, works: Sequence[StepWork], *, waits: StepWo
     chance = np.random.default_rng(0)
     rows = np.array([(1.0, *work) for work in works])
     each = law.draws(chance, DRAWS) @ rows.T
-    scale, shift = _log_normal(law.noise.single)
-    total = (each * np.exp(scale * chance.standard_normal(each.shape) + shift)).sum(axis=1)
+    own = law.noise.single[chance.integers(len(law.noise.single), size=each.shape)]
+    total = (each * own).sum(axis=1)
     mean = float((rows @ law.coefficients).sum())
     if waits is not None:
         left = law.step_s(waits)
         total += left * chance.uniform(size=DRAWS)
         mean += left / 2
-    scale, shift = _log_normal(law.noise.shared)
-    total *= np.exp(scale * chance.standard_normal(DRAWS) + shift)
+    speed = law.noise.averaged(mean) * law.noise.draws(chance, DRAWS) * chance.standard_normal(DRAWS)
+    total *= np.exp(speed)
     low, high = np.quantile(total, [(1 - law.level) / 2, (1 + law.level) / 2])
     return Estimate(name=name, value=mean, interval=(float(low), float(high)), level=law.level)

@@ -15,6 +15,7 @@ __all__ = [
     "BINS",
     "SHORTEST_WINDOW_S",
     "StatsWindow",
+    "StepPairs",
     "latency_bin",
     "merge_counts",
     "merge_steps",
@@ -126,6 +127,43 @@ def step_bin(prompt: int, requests: int) -> int:
     return STEP_BINS * ((prompt.bit_length() + 1) // 2) + min((requests.bit_length() - 1) // 2, STEP_BINS - 1)
 
 
+PAIRS, MERGED_PAIRS = 8, 64
+"""Pairs of steps that a window keeps at least, if it has so many steps; and merged windows at most."""
+
+
+class StepPairs:
+    """Some of a window's steps, each with the one after it: every k-th, so that there are at least `PAIRS` and at most twice as many."""
+
+    __slots__ = ("_every", "_kept", "_open", "_steps")
+
+    def __init__(self) -> None:
+        self._every = 1
+        self._steps = 0
+        self._open = False
+        self._kept: list[tuple[float, ...]] = []
+
+    def add(self, step: tuple[float, ...]) -> None:
+        """The next step."""
+        if self._open:
+            self._kept[-1] += step
+        self._open = self._steps % self._every == 0
+        self._steps += 1
+        if self._open:
+            if len(self._kept) == 2 * PAIRS:
+                del self._kept[1::2]
+                self._every *= 2
+            self._kept.append(step)
+
+    def whole(self) -> tuple[tuple[float, ...], ...]:
+        """The pairs so far; one whose second step is not there yet is left out."""
+        return tuple(self._kept[:-1] if self._open else self._kept)
+
+
+def _thinned(pairs: Sequence[tuple[float, ...]], most: int) -> tuple[tuple[float, ...], ...]:
+    """At most so many, evenly."""
+    return tuple(pairs) if len(pairs) <= most else tuple(pairs[at * len(pairs) // most] for at in range(most))
+
+
 def merge_steps(several: Iterable[Iterable[StepSums]]) -> tuple[StepSums, ...]:
     """The sums of several windows' steps."""
     found: dict[int, tuple[float, ...]] = {}
@@ -151,6 +189,7 @@ class StatsWindow:
         "_gone",
         "_gone_over",
         "_latencies",
+        "_pairs",
         "_requests",
         "_since",
         "_sizes",
@@ -177,6 +216,7 @@ class StatsWindow:
         self._since = now
         self._sizes: dict[str, dict[int, list[float]]] = {}
         self._steps: dict[int, list[float]] = {}
+        self._pairs = StepPairs()
         self._failed: dict[str, list[float]] = {}
         self._requests = self._unbatched = 0
         self._unbatched_s = 0.0
@@ -216,6 +256,7 @@ class StatsWindow:
             for other in values[number:]:
                 sums[place] += one * other
                 place += 1
+        self._pairs.add((*work, took))
 
     def unbatched(self, took: float, *, over_slo: bool | None = None) -> None:
         """A call outside batches, of an `async def` or a language model, gave its result after `took` seconds; `raised` counts failed ones.
@@ -273,6 +314,7 @@ class StatsWindow:
             request_s=sum(each[3] for each in sums) + sum(each[3] for each in failed) + self._unbatched_s,
             most_waiting=self.most_waiting,
             token_limits=self.token_limits,
+            step_pairs=self._pairs.whole(),
             steps=tuple(StepSums(at, tuple(self._steps[at])) for at in sorted(self._steps)),
         )
         self._begin(now)
@@ -312,6 +354,7 @@ def merge_windows(
         request_s=sum(each.request_s for each in several),
         most_waiting=(sum if side_by_side else max)([0, *(each.most_waiting for each in several)]),
         steps=merge_steps(each.steps for each in several),
+        step_pairs=_thinned([pair for each in several for pair in each.step_pairs], MERGED_PAIRS),
         token_limits=next((each.token_limits for each in several if each.token_limits), ()),
     )
 
