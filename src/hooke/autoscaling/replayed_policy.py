@@ -49,7 +49,7 @@ class ReplayedPolicy:
         self._choice: RuleChoice | None = None
         self._station: Station | None = None
         self._chosen = -math.inf
-        self._seen: deque[tuple[float, int]] = deque()
+        self._seen: deque[tuple[float, float]] = deque()
         self._needs: deque[tuple[float, int]] = deque()
         """When, and a need; only those that no later one exceeds."""
 
@@ -78,7 +78,7 @@ class ReplayedPolicy:
         if reactive.target > wanted:
             net = reactive.reason.partition(": ")[2] or reactive.reason
             if load > self._choice.greatest_load:
-                wanted, why = reactive.target, f"{load:.3g} requests/s are more than the replay saw; {net}"
+                wanted, why = reactive.target, f"{load:.3g} {seen.unit}/s are more than the replay saw; {net}"
             elif not self._choice.kept:
                 wanted, why = reactive.target, f"no rule kept the promise in the replay; {net}"
             elif spent >= RUNNING_OUT:
@@ -109,7 +109,7 @@ class ReplayedPolicy:
         if waiting > max(seen.ready, 1) * station.rate * max(station.wait_s, 0.0) / 2:
             more = math.ceil(waiting / (station.rate * max(station.start_s, 1.0)))
             return base + more, f"{waiting:.0f} wait, for which {more} more work within a start; {rule}"
-        return base, f"{self._load(now, rule.window_s):.3g} requests/s keep {rho:.2g} busy; {rule}"
+        return base, f"{self._load(now, rule.window_s):.3g} {seen.unit}/s keep {rho:.2g} busy; {rule}"
 
     def _load(self, now: float, window_s: float) -> float:
         """Requests a second of the last `window_s`, or of as long as is known."""

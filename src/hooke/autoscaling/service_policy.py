@@ -307,14 +307,18 @@ class ServiceSnapshot:
     ready: int
     """Replicas that answer."""
     starting: int
-    in_flight: int
-    """Calls of methods that wait or run, in all replicas."""
-    arrived: int
-    """Calls of methods since the service began, with open ones and those refused for overload. Other requests are no load."""
+    in_flight: float
+    """Calls of methods that wait or run, in all replicas; of a language model, the tokens that they need."""
+    arrived: float
+    """Calls of methods since the service began, with open ones and those refused for overload, or their tokens. Other requests are no load."""
     start_s: float
     """The time of the latest starts, from the order to the first answer."""
     capacity: Capacity | None = None
     """The capacity of one replica, at the pessimistic end."""
+    unit: str = "requests"
+    """What load is counted in."""
+    grain: float = 1.0
+    """What a call counts: mean square by mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,7 +393,7 @@ class ReplicaPolicy:
             if load / greatest > SAFE_SHARE * limit:
                 return ServiceDecision(
                     self.target,
-                    f"{self.target} stay: {_count(limit)} requests/s were too many for one before",
+                    f"{self.target} stay: {_count(limit)} {seen.unit}/s were too many for one before",
                 )
             if now - self._fell < max(seen.start_s, LEAST_LOOK_S):
                 return ServiceDecision(self.target, f"{self.target} stay: one was given up just now")
@@ -405,13 +409,13 @@ class ReplicaPolicy:
         if now <= began:
             return 0.0, 0.0
         arrived = max(seen.arrived - first.arrived, 0)
-        return arrived / (now - began), math.sqrt(arrived) / (now - began)
+        return arrived / (now - began), math.sqrt(arrived * seen.grain) / (now - began)
 
     def _is_enough(self, now: float, seen: ServiceSnapshot, since: tuple[float, ServiceSnapshot]) -> bool:
         length = now - since[0]
         least = max(LEAST_LOOK_S, LOOK_STARTS * seen.start_s)
         return length >= max(MOST_LOOK_S, least) or (
-            length >= least and seen.arrived - since[1].arrived >= ENOUGH
+            length >= least and seen.arrived - since[1].arrived >= ENOUGH * seen.grain
         )
 
     def _needed(self, seen: ServiceSnapshot, load: float, *, backlog: bool = True) -> tuple[int, str]:
@@ -430,16 +434,16 @@ class ReplicaPolicy:
         self, seen: ServiceSnapshot, load: float, capacity: Capacity, *, backlog: bool
     ) -> tuple[int, str]:
         """The replicas that bear the load, and work off the backlog until another has started."""
-        said = f"{_count(load)} requests/s, and one replica does {_count(capacity.rate)}/s within the SLO"
+        said = f"{_count(load)} {seen.unit}/s, and one replica does {_count(capacity.rate)}/s within the SLO"
         if not capacity.rate:
-            return seen.ready, f"{_count(load)} requests/s; no number of replicas keeps the SLO"
+            return seen.ready, f"{_count(load)} {seen.unit}/s; no number of replicas keeps the SLO"
         bears, rate = load / capacity.rate, capacity.rate
         if capacity.station is not None and bears > 1:
             rate = capacity.station.rate
             shared = shared_replicas(load, capacity.station)
             if shared < bears:
                 bears = shared
-                said = f"{_count(load)} requests/s keep {_count(load / rate)} busy, and {shared} together keep the SLO"
+                said = f"{_count(load)} {seen.unit}/s keep {_count(load / rate)} busy, and {shared} together keep the SLO"
         working = max(seen.ready, 1)
         over = seen.in_flight - working * capacity.in_flight
         if over <= 0 or not backlog:
@@ -448,7 +452,9 @@ class ReplicaPolicy:
         after = working * rate, (working + seen.starting) * rate
         gathers = sum((load - each) * seen.start_s / 2 for each in after)
         drains = max(over + gathers, 0.0) / (rate * max(DRAIN_STARTS * seen.start_s, LEAST_LOOK_S))
-        return math.ceil(bears + drains - 1e-9), f"{said}; {seen.in_flight} wait or run, {over:.0f} too many"
+        return math.ceil(
+            bears + drains - 1e-9
+        ), f"{said}; {seen.in_flight:.0f} wait or run, {over:.0f} too many"
 
     def _by_in_flight(self, seen: ServiceSnapshot) -> tuple[int, str]:
         """With unknown capacity: as many replicas as keep the requests in each at the assumed number."""
@@ -456,7 +462,7 @@ class ReplicaPolicy:
         mean = sum(recent) / len(recent)
         wanted = math.ceil(mean / self.assumed - 1e-9)
         most = math.ceil(MOST_GROWTH * max(seen.ready, 1))
-        why = f"{_count(mean)} requests wait or run, and {self.assumed:g} a replica are assumed to be fine"
+        why = f"{_count(mean)} {seen.unit} wait or run, and {self.assumed:g} a replica are assumed to be fine"
         if wanted > most:
             return max(most, self.target), f"{why}; twice those that answer, until more is known"
         return wanted, why

@@ -162,6 +162,8 @@ class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):
     """To do for the running requests."""
     waiting_tokens: int = 0
     """To do for the waiting ones."""
+    waiting_prompts: int = 0
+    """Of these, what they have already: prompts, and answers that gave way."""
     memory_tokens: int = 0
     """How many fit in its memory."""
     taken: int = 0
@@ -174,6 +176,8 @@ class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that were answered whole."""
     answer_tokens: int = 0
     """Of their answers."""
+    given: int = 0
+    """Tokens of answers, also of those that have not ended."""
     computed: int = 0
     """Tokens of prompts and answers that were computed."""
     busy_s: float = 0.0
@@ -201,9 +205,7 @@ class TokenScheduler:
         """Requests and tokens of the next steps: at most those of `limits`."""
         self.expected_answer = float(ASSUMED_ANSWER)
         """Tokens that an answer has, by those that have ended."""
-        self._taken = self._prompts = self._reused = self._answered = self._answers = self._computed = (
-            self._steps
-        ) = 0
+        self._taken = self._prompts = self._reused = self._answered = self._answers = self._given = self._computed = 0
         self._lines: dict[tuple[int, Hashable], deque[TokenRequest]] = {}
         """By urgency and user: who began before, then by deadlines, then by arrival."""
         self._served: dict[Hashable, float] = {}
@@ -258,12 +260,14 @@ class TokenScheduler:
             waiting=self.waiting,
             running_tokens=sum(self._left(each) for each in self.running),
             waiting_tokens=sum(self._left(each) for each in waiting),
+            waiting_prompts=sum(each.length for each in waiting),
             memory_tokens=self.pool.pages * self.pool.page_tokens,
             taken=self._taken,
             prompt_tokens=self._prompts,
             reused=self._reused,
             ended=self._answered,
             answer_tokens=self._answers,
+            given=self._given,
             computed=self._computed,
             busy_s=busy_s,
         )
@@ -332,6 +336,7 @@ class TokenScheduler:
             self._name_pages(request, piece.start)
             if gives:
                 request.answered += 1
+                self._given += 1
                 if request in last or request.answered >= request.most:
                     request.ended = True
                     answered.append(request)

@@ -10,10 +10,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from hooke.autoscaling.replay import DAY_S, HISTORY_S, RuleChoice, Station, choose
 from hooke.autoscaling.replayed_policy import BudgetSpent, ReplayedPolicy
 from hooke.autoscaling.service_policy import Bounds, Capacity, ReplicaPolicy, ServiceSnapshot
+from hooke.autoscaling.token_policy import TokenDemand, replica_tokens, token_station
+from hooke.base.errors import NotEnoughData
+from hooke.generation.token_scheduler import TokenLimits
 from hooke.journal.service_events import BatchWindow, RuleChosen
 from hooke.services.arrival_log import ArrivalLog, ServiceFacts, read_arrivals
 from hooke.services.supervisor.replica_events import ReplicaPhase, Scale
@@ -57,6 +61,8 @@ class Autoscaler:
         self._thread: threading.Thread | None = None
         self._spent = BudgetSpent()
         self._keeper = _Keeper(log, say)
+        self._demand = TokenDemand() if declared.protocol is not None else None
+        """Of a language model, whose load is tokens and not requests."""
         self._say = say
         self._arrived = self._shed = 0
         self._due = 0.0
@@ -108,7 +114,10 @@ class Autoscaler:
             return None
         self._decided = now
         arrived = called + shed
-        self._keeper.arrivals.append((int(time.time()), arrived - self._arrived))
+        if self._demand is None:
+            self._keeper.arrivals.append((int(time.time()), arrived - self._arrived))
+        else:
+            self._count_tokens(self._demand, core, arrived, held)
         if shed > self._shed:
             self._spent.add(now, shed - self._shed, shed - self._shed)
         self._arrived, self._shed = arrived, shed
@@ -125,12 +134,36 @@ class Autoscaler:
             start_s=self.start_s,
             capacity=self._capacity,
         )
+        if self._demand is not None:
+            seen = replace(
+                seen,
+                in_flight=self._demand.outstanding,
+                arrived=self._demand.arrived,
+                unit="tokens",
+                grain=self._demand.grain,
+            )
         slo = self._declared.slo
         spent = self._spent.share(1 - slo.percent / 100) if slo is not None else 0.0
         decision = self._policy.decide(now, seen, spent=spent)
         if decision.target == core.wanted:
             return None
         return Scale(decision.target, decision.reason.partition(": ")[2] or decision.reason)
+
+    def _count_tokens(self, demand: TokenDemand, core: Supervision, called: int, held: int) -> None:
+        before = round(demand.arrived)
+        loads = {
+            member.name: member.report.tokens
+            for member in core.members.values()
+            if member.report.tokens is not None
+        }
+        demand.update(loads, called, held)
+        self._keeper.arrivals.append((int(time.time()), round(demand.arrived) - before))
+        limits = next(
+            (window.token_limits for window in reversed(self._windows) if window.token_limits), None
+        )
+        if self._policy is not None and limits is not None:
+            # Full slots, and as much again before anything is late.
+            self._policy.reactive.assumed = limits[0] * demand.mix.answer
 
     def chosen(self, now: float) -> RuleChosen | None:
         """Take over what the replay has chosen; the event, where it is another rule."""
@@ -161,7 +194,9 @@ class Autoscaler:
         while not self._ended.wait(LAW_EVERY_S):
             windows = list(self._windows)
             declared = self._declared
-            if windows:
+            if self._demand is not None:
+                self._learn_tokens(self._demand, windows)
+            elif windows:
                 self._capacity = capacity_of(windows, max_batch=declared.max_batch, slo=declared.slo)
                 if declared.slo is not None:
                     self._station = station_of(
@@ -171,6 +206,27 @@ class Autoscaler:
             if self._policy is not None and self._station is not None:
                 self._replay(self._station)
         self._keeper.keep(time.time(), ends=True)
+
+    def _learn_tokens(self, demand: TokenDemand, windows: list[BatchWindow]) -> None:
+        """The law of a language model's steps, and what a replica does by it."""
+        from hooke.generation.token_law import token_law
+
+        limits = next((window.token_limits for window in reversed(windows) if window.token_limits), None)
+        if limits is None:
+            return
+        slots, step_tokens, context, pages, page_tokens = limits
+        try:
+            law = token_law(windows)
+        except NotEnoughData:
+            return
+        made = TokenLimits(
+            slots=slots, step_tokens=step_tokens, context=context, pages=pages, page_tokens=page_tokens
+        )
+        slo = self._declared.slo
+        tokens = replica_tokens(law, made, demand.mix, slo)
+        demand.weight, self._capacity = tokens.prompt, tokens.capacity
+        if slo is not None:
+            self._station = token_station(tokens, slo, start_s=self.start_s, grain=demand.grain)
 
     def _replay(self, station: Station) -> None:
         now, bounds = time.monotonic(), self._bounds

@@ -107,6 +107,11 @@ class ServiceFolder:
         """The `ArrivalLog`."""
         return self.path / "arrivals"
 
+    @property
+    def token_arrivals(self) -> Path:
+        """The `ArrivalLog` of a language model, which counts tokens."""
+        return self.path / "token-arrivals"
+
     def create(self) -> None:
         """Create it, for its owner alone. Raises HookeError."""
         with writing("the service's folder", self.path):
