@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -72,7 +73,7 @@ class TokenChooser:
         asked = self._sampling
         bent = logits if self._plain else self._bent(logits, tokens, prompt)
         token = self._drawn(bent) if allowed is None else int(allowed[self._drawn(bent[allowed])])
-        if token >= logits.size or np.isnan(logits[token]):
+        if token >= logits.size or math.isnan(logits[token]):
             raise ValueError("step returned logits that are not numbers")
         if asked.logprobs is None:
             return ChosenToken(token)
@@ -99,7 +100,7 @@ class TokenChooser:
     def _drawn(self, logits: NDArray[np.floating]) -> int:
         asked = self._sampling
         if self._draw is None:
-            return int(np.argmax(logits))
+            return int(logits.argmax())
         shares = np.exp((logits - logits.max()) / asked.temperature)
         if asked.top_p < 1:
             order = np.argsort(-shares, kind="stable")

@@ -31,6 +31,8 @@ __all__ = ["GrowingAnswer", "TokenEngine", "TokenModel", "TokenPiece", "TokenUpd
 CONTEXT_EXCEEDED = "context_length_exceeded"
 CONTEXT_TOKENS = 5
 """Tokens of the prompt with which the first one of an answer is decoded: some begin with a space only behind others."""
+DECODED_TOKENS = 8
+"""Tokens that are decoded again with each further one, at most: one call of `decode` is enough for most of them."""
 MOST_PARTS = 8
 """Tokens that may be parts of one letter; after more, they are said as they are."""
 LOAD_EVERY_S = 0.1
@@ -120,6 +122,8 @@ class GrowingAnswer:
     _from: int = 0
     _to: int = 0
     """Tokens before `_from` are decoded with others before them, those before `_to` are decoded."""
+    _before: str | None = ""
+    """The text of those between; None: it is not known yet."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -165,7 +169,7 @@ class GrowingAnswer:
     def began(self, tokens: Sequence[int], request: TokenRequest) -> None:
         """Its prompt has these tokens."""
         self.tokens, self.request = list(tokens), request
-        self._chooser = TokenChooser(self.sampling)
+        self._chooser, self._before = TokenChooser(self.sampling), None
         self._from, self._to = max(len(self.tokens) - CONTEXT_TOKENS, 0), len(self.tokens)
 
     def add(self, logits: np.ndarray, model: TokenModel) -> TokenUpdate:
@@ -183,7 +187,7 @@ class GrowingAnswer:
         assert self.request is not None
         bound = self.constraint
         allowed = bound.allowed(logits.size) if bound is not None else None
-        chosen = self._chooser.choose(logits, self.tokens, self.prompt_tokens, allowed)
+        chosen = self._chooser.choose(logits, self.tokens, self.request.prompt, allowed)
         if chosen.token in model.end:
             return TokenUpdate(self._rest(model), (), "stop")
         self.tokens.append(chosen.token)
@@ -192,12 +196,16 @@ class GrowingAnswer:
             likely = tuple(each._replace(text=model.decode([each.token])) for each in chosen.likely)
             chosen = chosen._replace(text=model.decode([chosen.token]), likely=likely)
         self._text += self._decoded(model)
+        size = len(self.tokens) - self.request.prompt
+        if not (self.stop or whole or size >= self.request.most):
+            said, self._text = self._text, ""
+            return TokenUpdate(said, (chosen,))
         stops = [at for stop in self.stop if (at := self._text.find(stop)) >= 0]
         if stops:
             return TokenUpdate(self._text[: min(stops)], (chosen,), "stop")
         if whole:
             return TokenUpdate(self._rest(model), (chosen,), "stop")
-        if self.answer_tokens >= self.request.most:
+        if size >= self.request.most:
             return TokenUpdate(self._rest(model), (chosen,), "length")
         held = max((_overlap(self._text, stop) for stop in self.stop), default=0)
         said, self._text = self._text[: len(self._text) - held], self._text[len(self._text) - held :]
@@ -212,13 +220,19 @@ class GrowingAnswer:
 
         Some tokens before them are decoded, too: what a token means may depend on them.
         """
-        before = model.decode(self.tokens[self._from : self._to]) if self._to > self._from else ""
+        if self._before is None:
+            self._before = model.decode(self.tokens[self._from : self._to]) if self._to > self._from else ""
+        before, count = len(self._before), len(self.tokens)
         now = model.decode(self.tokens[self._from :])
-        partly = now.endswith("\ufffd") and len(self.tokens) - self._to < MOST_PARTS
-        if len(now) <= len(before) or (partly and not whole):
+        partly = now.endswith("\ufffd")
+        if len(now) <= before or (partly and not whole and count - self._to < MOST_PARTS):
             return ""
-        self._from, self._to = self._to, len(self.tokens)
-        return now[len(before) :]
+        if partly or count - self._from >= DECODED_TOKENS:
+            self._from, self._before = self._to, None
+        else:
+            self._before = now
+        self._to = count
+        return now[before:]
 
 
 def _overlap(text: str, stop: str) -> int:
