@@ -495,17 +495,17 @@ class TokenEngine:
     def _measure(self, updates: Sequence[tuple[GrowingAnswer, TokenUpdate | Problem]]) -> None:
         now, meter = time.monotonic(), self.meter
         for answer, update in updates:
-            request, last, answer.last_at = answer.request, answer.last_at, now
-            if answer.first_at is None:
-                answer.first_at = now
-                self.promise.first(now - answer.arrived, self.scheduler)
-                meter.first(now - answer.arrived)
-                if request is not None:
-                    meter.tokens(request.prompt, 1, cached=request.reused)
+            request = answer.request
+            if not isinstance(update, TokenUpdate) or request is None:
+                continue
+            if answer.said:
+                meter.next(now - answer.said)
+                meter.tokens(0, len(update.tokens))
             else:
-                meter.next(now - last)
-                meter.tokens(0, 1)
-            if isinstance(update, TokenUpdate) and update.reason is not None:
+                meter.first(now - answer.arrived)
+                meter.tokens(request.prompt, len(update.tokens), cached=request.reused)
+            answer.said = now
+            if update.reason is not None:
                 meter.ended(update.reason, now - answer.arrived)
 
     def _added(self, request: TokenRequest, logits: np.ndarray) -> TokenUpdate | Problem:
