@@ -13,18 +13,20 @@ __all__ = ["environment_python"]
 ROOT = Path(__file__).parents[1]
 
 
-def environment_python(name: str, *packages: str, shared: bool = True) -> Path:
+def environment_python(name: str, *packages: str, shared: bool = True, alone: tuple[str, ...] = ()) -> Path:
     """Python of `.venv-NAME` with these packages, in the versions of constraints-NAME.txt. It is made if these have changed.
 
-    If `shared`, all other libraries are those of this environment. Raises RuntimeError, with what pip says, if it cannot be made.
+    If `shared`, all other libraries are those of this environment. Packages that stand `alone` bring nothing that they ask for. Raises RuntimeError, with what pip says, if it cannot be made.
     """
     folder, constraints = ROOT / f".venv-{name}", ROOT / f"constraints-{name}.txt"
     with constraints.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # tests of several processes may need it at once
-        return _made(folder, constraints, packages, shared=shared)
+        return _made(folder, constraints, packages, shared=shared, alone=alone)
 
 
-def _made(folder: Path, constraints: Path, packages: tuple[str, ...], *, shared: bool) -> Path:
+def _made(
+    folder: Path, constraints: Path, packages: tuple[str, ...], *, shared: bool, alone: tuple[str, ...]
+) -> Path:
     python, stamp = folder / "bin" / "python", folder / ".installed"
     if not stamp.exists() or stamp.read_text() != constraints.read_text():
         venv.create(folder, with_pip=True, clear=True)
@@ -33,16 +35,13 @@ def _made(folder: Path, constraints: Path, packages: tuple[str, ...], *, shared:
             (own / "shared.pth").write_text(
                 f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
             )
-        done = subprocess.run(
-            [
-                *(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-                *("--no-warn-conflicts", "-c", constraints, *packages),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{folder} cannot be made: {done.stderr}")
+        pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        pip = (*pip, "--no-warn-conflicts", "-c", constraints)
+        for words in (packages, ("--no-deps", *alone) if alone else ()):
+            if not words:
+                continue
+            done = subprocess.run([*pip, *words], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"{folder} cannot be made: {done.stderr}")
         stamp.write_text(constraints.read_text())
     return python

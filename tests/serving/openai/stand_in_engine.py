@@ -63,7 +63,7 @@ class Engine:
         else:
             whole(writer, 404, {"error": {"message": "none", "type": "NotFoundError", "code": 404}})
         await writer.drain()
-        return True
+        return headers.get("connection") != "close"
 
     async def chat(self, writer, asked) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
