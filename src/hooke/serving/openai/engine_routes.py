@@ -26,7 +26,7 @@ from hooke.serving.token_metrics import TokenFamily, TokenMeter
 
 __all__ = ["ENGINE_UNHURRIED", "EngineRoutes", "unhurried_paths", "usage_of"]
 
-ENGINE_UNHURRIED = (*UNHURRIED, f"{OPENAI}responses", f"{OPENAI}messages")
+ENGINE_UNHURRIED = (*UNHURRIED, f"{OPENAI}messages")
 """Paths of engines whose answers take as long as their tokens do."""
 
 
@@ -91,6 +91,10 @@ class EngineRoutes:
         if own:
             return list(own.values())
         return self.meter.families({"vllm:num_requests_running": self._inside})
+
+    def take_load(self) -> None:
+        """Engines do not say which requests their tokens are of: the proxy's balancer counts open requests."""
+        return
 
     async def read_metrics(self) -> None:
         """Read the engine's own metrics now."""
