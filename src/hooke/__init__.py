@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     )
     from hooke.comparing.run_list import Runs, compare, runs
     from hooke.comparing.side_by_side import Comparison
+    from hooke.data.weights import weights
     from hooke.generation.token_scheduler import TokenLimits
     from hooke.keys.file import File
     from hooke.measuring.studies import Study, measure
@@ -156,6 +157,7 @@ __all__ = [
     "set_tags",
     "start_run",
     "task",
+    "weights",
 ]
 
 __version__ = HOOKE_VERSION
@@ -163,6 +165,7 @@ __version__ = HOOKE_VERSION
 _NAMES = {
     "hooke.comparing.run_list": ("Runs", "compare", "runs"),
     "hooke.comparing.side_by_side": ("Comparison",),
+    "hooke.data.weights": ("weights",),
     "hooke.generation.token_scheduler": ("TokenLimits",),
     "hooke.keys.file": ("File",),
     "hooke.measuring.studies": ("Study", "measure"),

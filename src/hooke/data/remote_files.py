@@ -75,8 +75,9 @@ class RemoteObject:
     Raises UsageError where there is none or it may not be read, MissingExtra without the library, HookeError if it cannot be reached.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, *, kind: str = "packed file") -> None:
+        """`kind` says what it should be, for messages."""
+        self.url, self._kind = url, kind
         self._fs: Any = None
         self._at = ""
         self._one_at_a_time: AbstractContextManager[Any] = nullcontext()
@@ -122,7 +123,7 @@ class RemoteObject:
     def _info(self) -> dict[str, Any]:
         found: dict[str, Any] = self._connected().info(self._at)
         if found.get("type") == "directory":
-            raise UsageError(f"{self.url} is a folder", fix="pass the URL of a packed file")
+            raise UsageError(f"{self.url} is a folder", fix=f"pass the URL of a {self._kind}")
         return found
 
     def _connected(self) -> Any:
@@ -143,7 +144,7 @@ class RemoteObject:
                 raise
             except FileNotFoundError as error:
                 raise UsageError(
-                    f"there is no {self.url}", why=str(error), fix="pass the URL of a packed file"
+                    f"there is no {self.url}", why=str(error), fix=f"pass the URL of a {self._kind}"
                 ) from error
             except Exception as error:  # each library has its own
                 refused = isinstance(error, PermissionError) or type(error).__name__.endswith(

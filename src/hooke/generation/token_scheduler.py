@@ -205,7 +205,9 @@ class TokenScheduler:
         """Requests and tokens of the next steps: at most those of `limits`."""
         self.expected_answer = float(ASSUMED_ANSWER)
         """Tokens that an answer has, by those that have ended."""
-        self._taken = self._prompts = self._reused = self._answered = self._answers = self._given = self._computed = 0
+        self._taken = self._prompts = self._reused = self._answered = self._answers = self._given = (
+            self._computed
+        ) = 0
         self._lines: dict[tuple[int, Hashable], deque[TokenRequest]] = {}
         """By urgency and user: who began before, then by deadlines, then by arrival."""
         self._served: dict[Hashable, float] = {}

@@ -1,0 +1,163 @@
+"""Files that each start needs: fetched once for a machine, in one piece or several, and read from its disk by all."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.support.object_server import ObjectServer
+
+import hooke
+from hooke.base.errors import HookeError, UsageError
+
+CHILD = """
+import sys
+import hooke
+from hooke.data import weights as module
+module.PART_BYTES, module.SYNC_BYTES = 1 << 20, 2 << 20
+print(hooke.weights(sys.argv[1], cache=sys.argv[2]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    from safetensors.numpy import save_file
+
+    folder = tmp_path_factory.mktemp("objects") / "bucket"
+    folder.mkdir()
+    chance = np.random.default_rng(1)
+    save_file({"layer": chance.normal(size=(1024, 2000)).astype(np.float32)}, folder / "model.safetensors")
+    with ObjectServer(folder.parent) as server:
+        yield folder, server
+
+
+@pytest.fixture
+def server(bucket):
+    made = bucket[1]
+    made.served()
+    yield made
+    made.set(cut=0, refuse=False)
+
+
+def digest_of(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def child(url, cache, **more):
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, url, str(cache)], stdout=subprocess.PIPE, text=True, **more
+    )
+
+
+def test_the_second_start_reads_from_the_disk(bucket, server, tmp_path):
+    from safetensors.numpy import load_file
+
+    origin = bucket[0] / "model.safetensors"
+    url = f"{server.url}/bucket/model.safetensors"
+    first = hooke.weights(url, cache=tmp_path)
+    assert first.name == "model.safetensors"
+    assert first.read_bytes() == origin.read_bytes()
+    assert load_file(first)["layer"].shape == (1024, 2000)
+    assert sum(high - low for low, high in server.served()) == origin.stat().st_size
+    assert hooke.weights(url, cache=tmp_path) == first
+    assert server.served() == []
+    assert not os.access(first, os.W_OK) or os.geteuid() == 0
+
+
+def test_with_its_digest_nobody_is_asked_when_it_is_there(bucket, server, tmp_path):
+    url = f"{server.url}/bucket/model.safetensors"
+    wanted = digest_of(bucket[0] / "model.safetensors")
+    first = hooke.weights(url, sha256=wanted, cache=tmp_path)
+    server.set(refuse=True)
+    assert hooke.weights(url, sha256=wanted, cache=tmp_path) == first
+    with pytest.raises(HookeError):
+        hooke.weights(url, cache=tmp_path)
+
+
+def test_a_wrong_digest_leaves_nothing(server, tmp_path):
+    url = f"{server.url}/bucket/model.safetensors"
+    with pytest.raises(UsageError, match="another digest"):
+        hooke.weights(url, sha256="0" * 64, cache=tmp_path)
+    assert not [each for each in tmp_path.rglob("*") if each.is_file() and each.name != "lock"]
+    with pytest.raises(UsageError, match="is not a SHA-256"):
+        hooke.weights(url, sha256="abc", cache=tmp_path)
+
+
+def test_a_fetch_that_was_killed_goes_on_where_it_was(bucket, tmp_path):
+    origin = bucket[0] / "model.safetensors"
+    with ObjectServer(bucket[0].parent, delay_s=0.3) as slow:
+        url = f"{slow.url}/bucket/model.safetensors"
+        killed = child(url, tmp_path)
+        end = time.monotonic() + 60
+        while not list(tmp_path.rglob("progress")):
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        had = sum(each.stat().st_size for each in tmp_path.rglob("partial"))
+        assert had, "it was killed in the middle"
+        slow.served()
+        again = child(url, tmp_path)
+        said, _ = again.communicate(timeout=60)
+        assert Path(said.strip()).read_bytes() == origin.read_bytes()
+        assert 0 < sum(high - low for low, high in slow.served()) < origin.stat().st_size
+
+
+def test_processes_of_a_machine_fetch_it_once(bucket, server, tmp_path):
+    url = f"{server.url}/bucket/model.safetensors"
+    children = [child(url, tmp_path) for _ in range(3)]
+    paths = {each.communicate(timeout=60)[0] for each in children}
+    assert len(paths) == 1
+    assert (
+        sum(high - low for low, high in server.served()) == (bucket[0] / "model.safetensors").stat().st_size
+    )
+
+
+def test_answers_that_are_cut_are_asked_for_again(bucket, server, tmp_path):
+    server.set(cut=1)
+    made = hooke.weights(f"{server.url}/bucket/model.safetensors", cache=tmp_path)
+    assert made.read_bytes() == (bucket[0] / "model.safetensors").read_bytes()
+
+
+def test_what_was_written_anew_is_fetched_anew(bucket, server, tmp_path):
+    other = bucket[0] / "other.bin"
+    url = f"{server.url}/bucket/other.bin"
+    other.write_bytes(random.Random(1).randbytes(1000))
+    first = hooke.weights(url, cache=tmp_path)
+    other.write_bytes(random.Random(2).randbytes(2000))
+    second = hooke.weights(url, cache=tmp_path)
+    assert (first.stat().st_size, second.stat().st_size) == (1000, 2000)
+
+
+def test_files_of_this_machine_stay_where_they_are(bucket, tmp_path):
+    origin = bucket[0] / "model.safetensors"
+    assert hooke.weights(origin, sha256=digest_of(origin)) == origin
+    with pytest.raises(UsageError, match="another digest"):
+        hooke.weights(origin, sha256="0" * 64)
+    with pytest.raises(UsageError, match="there is no file"):
+        hooke.weights(tmp_path / "none")
+
+
+def test_an_object_that_is_not_there_is_named(server, tmp_path):
+    with pytest.raises(UsageError, match="there is no http"):
+        hooke.weights(f"{server.url}/bucket/none", cache=tmp_path)
+
+
+def test_a_disk_without_room_is_named_with_what_is_needed(bucket, server, tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2M", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a tmpfs can be mounted by root on Linux only")
+    try:
+        with pytest.raises(HookeError, match="there is no room for a copy") as full:
+            hooke.weights(f"{server.url}/bucket/model.safetensors", cache=folder)
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    assert "7.81 MiB are needed" in full.value.why
