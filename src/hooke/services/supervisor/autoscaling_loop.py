@@ -41,6 +41,8 @@ LEAST_HISTORY_S, LEAST_ARRIVALS = 600, 1000
 SHARE, LEAST_EVERY_S = 0.25, 300.0
 """A rule is chosen anew when there is a quarter more to choose by, after five minutes at least, and each day."""
 MORE_EVERY_S = 60.0
+ASSUMED_SLOTS = 8
+"""Requests that a language model computes at once, until its first window says it."""
 FACTS_EVERY_S = 300.0
 
 
@@ -161,9 +163,9 @@ class Autoscaler:
         limits = next(
             (window.token_limits for window in reversed(self._windows) if window.token_limits), None
         )
-        if self._policy is not None and limits is not None:
-            # Full slots, and as much again before anything is late.
-            self._policy.reactive.assumed = limits[0] * demand.mix.answer
+        if self._policy is not None:
+            # Without a law: the slots are full, and nearly as many requests wait.
+            self._policy.reactive.assumed = (limits[0] if limits else ASSUMED_SLOTS) * demand.mix.answer
 
     def chosen(self, now: float) -> RuleChosen | None:
         """Take over what the replay has chosen; the event, where it is another rule."""

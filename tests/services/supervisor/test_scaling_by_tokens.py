@@ -1,0 +1,106 @@
+"""A language model of real processes: as many requests a second as before, with long answers, and it goes from one replica to three and back."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import openai
+import pytest
+from tests.services.supervisor.supervised import Supervised, end_all, facts_of
+from tests.serving.openai import paged_model
+from tests.serving.openai.paged_model import END
+
+pytestmark = pytest.mark.heavy
+
+MODEL = """
+
+@service(protocol="openai", replicas=(1, 3), timeout="60s", idempotent=True)
+class Slow(Paged):
+    def setup(self):
+        super().setup(slots=4, pages=400, context=400, step_tokens=32)
+
+    def step(self, pieces):
+        import time
+
+        time.sleep(0.01 + 0.005 * len(pieces))
+        return super().step(pieces)
+"""
+EVERY_S = 0.4
+SHORT, LONG = 4, 120
+LIMIT_S = 120.0
+
+
+class Users:
+    """One request every EVERY_S seconds, whatever the answers do; what was asked and what came."""
+
+    def __init__(self, service: Supervised) -> None:
+        self.client = openai.AsyncOpenAI(
+            base_url=f"{service.url}/v1", api_key=service.token, max_retries=0, timeout=LIMIT_S
+        )
+        self.asked: list[asyncio.Task[tuple[str, int, str]]] = []
+
+    async def ask(self, most: int) -> tuple[str, int, str]:
+        prompt = f"{len(self.asked)} asks"
+        answer = await self.client.completions.create(
+            model="Slow", prompt=prompt, temperature=0, max_tokens=most, logit_bias={str(END): -100}
+        )
+        return prompt, most, answer.choices[0].text
+
+    async def until(self, true, most: int) -> None:
+        end = time.monotonic() + LIMIT_S
+        while not true():
+            assert time.monotonic() < end, "it did not come to that"
+            self.asked.append(asyncio.create_task(self.ask(most)))
+            await asyncio.sleep(EVERY_S)
+
+
+async def burst(service: Supervised, folder: Path) -> tuple[list[tuple[str, int, str]], dict[str, int]]:
+    """Short answers, long ones until there are three replicas, and short ones until there is one again."""
+    users, counts = Users(service), {}
+
+    def replicas() -> int:
+        facts = facts_of(folder, "Slow")
+        return sum(one["state"] == "ready" for one in facts["replicas"]) if facts else 0
+
+    began = time.monotonic()
+    await users.until(lambda: time.monotonic() - began > 8, SHORT)
+    counts["short"] = replicas()
+    await users.until(lambda: replicas() == 3, LONG)
+    counts["long"] = replicas()
+    await users.until(lambda: replicas() == 1, SHORT)
+    answers = await asyncio.gather(*users.asked)
+    await users.client.close()
+    return answers, counts
+
+
+def test_long_answers_bring_replicas_that_their_number_alone_would_not(tmp_path):
+    source = Path(paged_model.__file__).read_text()
+    (tmp_path / "model.py").write_text(source + MODEL)
+    service = Supervised(tmp_path, "--healthy", "1", "--replicas", "1:3", file="model.py:Slow")
+    try:
+        service.until_ready(1)
+        answers, counts = asyncio.run(burst(service, tmp_path))
+        assert service.end() == 0
+    finally:
+        if service.process.poll() is None:
+            service.process.kill()
+            service.process.wait()
+        end_all(tmp_path)
+    assert counts == {"short": 1, "long": 3}
+    changes = [line for line in service.text.splitlines() if "1 -> 2" in line or "tokens" in line]
+    assert any("tokens" in line for line in changes), service.text
+    for prompt, most, text in answers:
+        assert len(text) == most, "no answer is lost or cut"
+        assert text == spoken(prompt, most)
+
+
+def spoken(prompt: str, most: int) -> str:
+    """The model's own answer, which may not end."""
+    import numpy as np
+
+    tokens = list(prompt.encode())
+    for _ in range(most):
+        logits = paged_model.logits_after(tokens)
+        logits[END] -= 100
+        tokens.append(int(np.argmax(logits)))
+    return bytes(tokens[len(prompt) :]).decode()
