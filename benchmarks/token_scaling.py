@@ -47,7 +47,7 @@ SLO = parse_slo("p95 first < 3s, each < 100ms")
 START_S = 45.0
 HIGH = 24
 TIMEOUT_S = 60.0
-TRACE_S = 600.0
+TRACE_S = 480.0
 
 
 class Ask(NamedTuple):

@@ -2,6 +2,8 @@
 
     hooke serve examples/language_model.py:Zen
 
+With `@service(protocol="openai", gpus=1)` it computes on the GPU that its replica is given, with `gpus=0.5` two replicas share one.
+
 It learns the Zen of Python when it starts, which takes some seconds, and completes its sentences. `step` is all that Hooke asks of a model: it
 computes tokens of several requests together, of prompts or of answers, and returns what comes next for those that have all theirs.
 """
@@ -67,7 +69,7 @@ class Transformer(nn.Module):
 
     def whole(self, tokens: Tensor) -> Tensor:
         """Logits after each of `tokens` (..., n), computed at once."""
-        x = self(tokens, torch.arange(tokens.shape[-1]), [causal] * LAYERS)
+        x = self(tokens, torch.arange(tokens.shape[-1], device=tokens.device), [causal] * LAYERS)
         return self.head(x)
 
 
@@ -102,11 +104,11 @@ class Zen:
     def setup(self, slots: int = 8) -> None:
         """Learn, and make room for the keys and values of `slots` requests."""
         self.limits = TokenLimits(slots=slots, step_tokens=256, context=CONTEXT)
-        self.model = trained()
-        places = slots * CONTEXT
-        self.memory = [
-            torch.zeros(2, places, HEADS, WIDTH // HEADS, dtype=torch.float64) for _ in range(LAYERS)
-        ]
+        # A replica sees the GPUs that it was given and no others.
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = trained().to(self.device)
+        shape = 2, slots * CONTEXT, HEADS, WIDTH // HEADS
+        self.memory = [torch.zeros(shape, dtype=torch.float64, device=self.device) for _ in range(LAYERS)]
 
     def encode(self, prompt: str | list[dict[str, Any]]) -> list[int]:
         """The bytes of a text, or of a chat's last message."""
@@ -141,14 +143,16 @@ class Zen:
 
             return attend
 
+        tokens, places, new = (each.to(self.device) for each in (tokens, places, new))
         x = self.model(tokens, places, [attention(memory) for memory in self.memory])
         ends = torch.tensor([len(piece.tokens) for piece in pieces]).cumsum(0) - 1
         gives = [end for end, piece in zip(ends.tolist(), pieces, strict=True) if piece.gives_token]
-        return self.model.head(x[gives]).numpy()
+        return self.model.head(x[gives]).cpu().numpy()
 
 
 def seen(queries: Tensor, keys: Tensor, values: Tensor, start: int) -> Tensor:
     """Attention of a request's tokens from number `start` on, over all before them."""
     mask = torch.arange(len(keys)) <= start + torch.arange(len(queries))[:, None]
+    mask = mask.to(keys.device)
     queries, keys, values = (each.transpose(0, 1) for each in (queries, keys, values))
     return scaled_dot_product_attention(queries, keys, values, attn_mask=mask).transpose(0, 1)

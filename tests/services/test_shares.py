@@ -60,6 +60,27 @@ def test_replicas_share_a_gpu():
         shares.take("c")
 
 
+def test_a_language_model_gets_its_gpu_or_a_share_as_any_service():
+    class Model:
+        def encode(self, prompt):
+            return []
+
+        def decode(self, tokens):
+            return ""
+
+        def step(self, pieces):
+            return []
+
+    def shares(gpus, devices):
+        return Shares(service_of(service(protocol="openai", gpus=gpus)(Model)), 2, devices=Devices(devices))
+
+    whole, halves = shares(1, ("0", "1")), shares(0.5, ("7",))
+    assert [whole.take(name).environment["CUDA_VISIBLE_DEVICES"] for name in "ab"] == ["0", "1"]
+    assert [halves.take(name).environment["CUDA_VISIBLE_DEVICES"] for name in "ab"] == ["7", "7"]
+    with pytest.raises(UsageError, match="GPUs a replica"):
+        shares(2, ("0", "1"))
+
+
 def test_a_gpu_that_nobody_asked_for_is_mentioned():
     assert "@service(gpus=1) gives one" in str(Shares(declared(), 1, devices=Devices(("0",))))
 

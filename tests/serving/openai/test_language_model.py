@@ -35,7 +35,8 @@ def alone(example, model, prompt: str, most: int) -> str:
     tokens = list(prompt.encode())
     with torch.inference_mode():
         while len(tokens) < len(prompt) + most:
-            token = int(np.argmax(model.whole(torch.tensor(tokens))[-1].numpy()))
+            device = next(model.parameters()).device
+            token = int(np.argmax(model.whole(torch.tensor(tokens, device=device))[-1].cpu().numpy()))
             if token == example.END:
                 break
             tokens.append(token)
@@ -73,4 +74,15 @@ def test_what_is_served_is_what_the_model_says(example, zen):
     answers = asyncio.run(all_at_once(zen))
     steps, tokens = engine.steps - before[0], engine.tokens - before[1]
     assert answers == [alone(example, zen.model.model, prompt, 30) for prompt in prompts]
-    assert steps < tokens / 4, "they ran together"
+    assert zen.replica._openai._engine.steps < 60 * 31 / 4, "they ran together"
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_it_says_the_same(example, zen):
+    if not torch.cuda.is_available():
+        pytest.skip(f"no GPU is to be had here (PyTorch {torch.__version__})")
+    assert zen.model.device.type == "cuda"
+    with zen.client() as client:
+        answer = client.completions.create(model="Zen", prompt="Simple is", temperature=0, max_tokens=30)
+    plain = example.trained()
+    assert answer.choices[0].text == alone(example, plain, "Simple is", 30)
