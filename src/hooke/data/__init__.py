@@ -1,6 +1,6 @@
 """Data sets for training: shuffled batches for any number of ranks, resumed exactly.
 
-`order`, `balance` and `next_use` are pure; `sources` reads, `remote_files` over a network. `pack` and `scan` convert files and cut them. It knows nothing of tasks, runs and trackers.
+`order`, `balance` and `next_use` are pure; `sources` reads, `remote_files` over a network. `pack` and `scan` convert files and cut them, `weights` keeps whole files near. It knows nothing of tasks, runs and trackers.
 Imports `base` and `keys`.
 """
 
