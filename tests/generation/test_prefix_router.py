@@ -72,7 +72,10 @@ def test_loads_are_what_is_not_answered_and_none_exceeds_its_bound(prompts, repl
         sent = router.route(names, tokens)
         going.append(sent)
         mean = (sum(before) + tokens) / replicas
-        assert before[sent.replica] + tokens <= router.bound * mean or before[sent.replica] == min(before)
+        more = before[sent.replica] - min(before)
+        assert before[sent.replica] + tokens <= router.bound * mean or more <= tokens * sent.known / len(
+            names
+        )
         if answered:
             going.pop(0).done()
         loads = [0] * replicas

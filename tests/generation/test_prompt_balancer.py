@@ -122,6 +122,18 @@ def test_a_request_that_was_tried_again_counts_where_it_is():
     assert (it.router.load(first), it.router.load(then)) == (0, 1100)
 
 
+@pytest.mark.parametrize("hears", [True, False])
+def test_a_session_stays_where_its_request_was_tried_again(hears):
+    """The replica that has it says so, or the first one is known to have ended."""
+    it = balanced(*"abcd")
+    first, then = it.choose(AskedPrompt(session="s", identity="r1"), 0.0)
+    if hears:
+        it.report(then, held(9000), 0.1, taken=[("r1", 10)])
+    else:
+        it.publish([name for name in "abcd" if name != first])
+    assert it.choose(AskedPrompt(session="s"), 0.2)[0] == then
+
+
 def test_a_request_that_no_replica_names_is_forgotten():
     it = balanced("a")
     it.report("a", held(10), 0.0, taken=[("before", 1)])

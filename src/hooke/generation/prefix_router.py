@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 __all__ = ["BlockMemory", "PrefixRouter", "RoutedPrompt"]
 
-BOUND = 1.33
+BOUND = 1.29
 """Times the mean load that a replica may have with the new prompt. Averaged over ten seconds the highest is then 1.25 times the mean."""
 WORTH = 0.25
 """Where nobody has anything to do, so much of a prompt must be known for it to go there: others have free memory."""
@@ -153,8 +153,9 @@ class PrefixRouter:
     ) -> RoutedPrompt | None:
         """Where a prompt of these blocks goes, which is `tokens` long with its expected answer; None if there is no replica.
 
-        A replica may have `bound` times the mean load. If none is below that with the prompt, as when few have anything to do, it goes to
-        where the load is least with it. `among`: it goes to one of these; None: of all. It goes to `stays` in any case.
+        A replica may have `bound` times the mean load, or as many tokens more than the least loaded one as it knows of the prompt: that one
+        would have to compute them. If none is below that, as when few have anything to do, it goes to where the load is least with it. `among`: it goes
+        to one of these; None: of all. It goes to `stays` in any case.
         """
         all_of_them = [each for each in self._replicas.values() if among is None or each.name in among]
         if not all_of_them:
@@ -179,7 +180,14 @@ class PrefixRouter:
     def _choose(self, choices: list[_Choice], tokens: int, blocks: int) -> _Choice:
         speeds = sum(one.replica.speed for one in choices)
         mean = (sum(one.replica.load for one in choices) + tokens) / speeds
-        fits = [one for one in choices if one.load <= self.bound * mean]
+        least_load = min(one.load for one in choices)
+        known_tokens = tokens / max(blocks, 1)
+        fits = [
+            one
+            for one in choices
+            if one.load <= self.bound * mean
+            or (one.known and one.load - one.known * known_tokens / one.replica.speed <= least_load)
+        ]
         if not fits:
             worth = WORTH * blocks
             return min(

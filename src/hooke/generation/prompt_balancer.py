@@ -174,6 +174,9 @@ class _Sent:
     size: int
     """Bytes of its prompt, to learn from; 0 if it is tokens, or there are several."""
     at: float
+    session: int | None
+    then: str
+    """Where the front tries it again; empty without another replica."""
     open: bool = True
 
 
@@ -280,18 +283,15 @@ class PromptBalancer:
         routed = self.router.route(asked.blocks, tokens, among=among, stays=stays)
         if routed is None:
             return ()
-        chosen = str(routed.replica)
+        chosen = [str(each) for each in (routed.replica, routed.then) if each is not None]
         self._note(asked, chosen, tokens, now)
         if asked.session:
-            self._sessions[hash(asked.session)] = chosen
-            self._sessions.move_to_end(hash(asked.session))
-            if len(self._sessions) > MOST_SESSIONS:
-                self._sessions.popitem(last=False)
+            self._settle(hash(asked.session), chosen[0])
         self._prompts += 1
         self._blocks += len(asked.blocks)
         self._hits += routed.known
         self._spilled += routed.spilled
-        return (chosen,) if routed.then is None else (chosen, str(routed.then))
+        return tuple(chosen)
 
     # -- who may get it ----------------------------------------------------------------------------
 
@@ -322,6 +322,12 @@ class PromptBalancer:
             self._moved += 1
             return None
         return name
+
+    def _settle(self, session: int, name: str) -> None:
+        self._sessions[session] = name
+        self._sessions.move_to_end(session)
+        if len(self._sessions) > MOST_SESSIONS:
+            self._sessions.popitem(last=False)
 
     def _crowded(self, name: str, known: _Known) -> bool:
         if not known.waiting:
@@ -368,9 +374,11 @@ class PromptBalancer:
 
     # -- what was sent -----------------------------------------------------------------------------
 
-    def _note(self, asked: AskedPrompt, replica: str, tokens: int, now: float) -> None:
+    def _note(self, asked: AskedPrompt, chosen: Sequence[str], tokens: int, now: float) -> None:
+        replica, then = chosen[0], (*chosen, "")[1]
+        session = hash(asked.session) if asked.session else None
         size = asked.size if asked.tokens is None and asked.answers == 1 else 0
-        sent = _Sent(asked.identity, replica, tokens, size, now)
+        sent = _Sent(asked.identity, replica, tokens, size, now, session, then)
         self._last += 1
         known = self._replicas[replica]
         known.sent[self._last] = sent
@@ -388,6 +396,8 @@ class PromptBalancer:
             return
         number, sent = next((one for one in same if one[1].replica == name), same[0])
         self._drop(number, sent)
+        if name != sent.replica and sent.session is not None and name in self._replicas:
+            self._settle(sent.session, name)
         if tokens and sent.size:
             self._bytes += sent.size
             self._tokens += tokens
@@ -415,6 +425,8 @@ class PromptBalancer:
 
     def _forget(self, name: str) -> None:
         for number, sent in list(self._replicas[name].sent.items()):
+            if sent.session is not None and sent.then in self._replicas:
+                self._settle(sent.session, sent.then)
             self._drop(number, sent)
         del self._replicas[name]
         self.router.remove(name)

@@ -13,8 +13,8 @@ __all__ = ["StepSpeeds"]
 
 FORGET_S = 20.0
 """In so long what was observed fades to a third: a replica that was slow and got nothing is tried again."""
-PRIOR_S = 0.2
-"""Steps of so many seconds count for half of the speed; the other half is that of the fastest."""
+PRIOR_STEPS = 4
+"""So many steps count for half of the speed; the other half is that of the fastest."""
 ALIKE = 0.75
 """A replica that is nearly as fast as the fastest is as fast: smaller differences are noise."""
 SLOWEST = 0.01
@@ -71,10 +71,11 @@ class StepSpeeds:
         for name, work in self._work.items():
             should_s = own_s * work.steps + token_s * work.tokens
             raw[name] = should_s / work.seconds if work.seconds > 0 and should_s > 0 else 0.0
-        seen = [raw[name] for name, work in self._work.items() if work.seconds >= PRIOR_S]
+        seen = [raw[name] for name, work in self._work.items() if work.steps >= PRIOR_STEPS]
         fastest = max(seen, default=max(raw.values(), default=0.0)) or 1.0
         for name, work in self._work.items():
-            mixed = (min(raw[name] / fastest, 1.0) * work.seconds + PRIOR_S) / (work.seconds + PRIOR_S)
+            beside = min(raw[name] / fastest, 1.0)
+            mixed = (beside * work.steps + PRIOR_STEPS) / (work.steps + PRIOR_STEPS)
             work.speed = 1.0 if mixed >= ALIKE else max(mixed, SLOWEST)
         return {name: work.speed for name, work in self._work.items()}
 

@@ -20,6 +20,7 @@ __all__ = [
     "REPLICAS_HEADER",
     "SEEN_BYTES",
     "SESSION_HEADER",
+    "WITHIN_S",
     "picked_host",
     "picker_cluster",
     "picker_filters",
@@ -38,7 +39,7 @@ BODY_SIZE_HEADER = "x-hooke-body-size"
 """Of the question: the length of the whole body."""
 SEEN_BYTES = 64 << 10
 """Of a body, that the picker sees. Before a request is routed Envoy keeps no more of it, and afterwards as much for retries."""
-WITHIN = "0.25s"
+WITHIN_S = 0.5
 """The picker takes less than a millisecond. One that is silent costs each request so much, until it is ejected."""
 MOST_ASKED = 256
 """Questions at once; a request beyond them goes on without one."""
@@ -54,7 +55,7 @@ def picker_filters() -> list[dict[str, Any]]:
     ask = typed(
         "extensions.filters.http.ext_authz.v3.ExtAuthz",
         http_service={
-            "server_uri": {"uri": "http://picker", "cluster": PICKER_CLUSTER, "timeout": WITHIN},
+            "server_uri": {"uri": "http://picker", "cluster": PICKER_CLUSTER, "timeout": seconds(WITHIN_S)},
             "authorization_response": {
                 "dynamic_metadata_from_headers": {"patterns": [{"exact": REPLICAS_HEADER}]},
             },

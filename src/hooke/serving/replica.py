@@ -96,6 +96,8 @@ class Replica:
         """Limits that the server keeps to."""
         self.say: Callable[[ModelEvent], None] = lambda _event: None
         """Called on the event loop when the model's own process ends, and when it is back."""
+        self.report_soon: Callable[[], None] = lambda: None
+        """Called in any thread when a language model has nothing more to do; to be set before `start`."""
         self._state = State.STARTING
         self.second_tries: SecondTries | None = None
         """The second tries of all replicas; None: no proxy sends requests again that were sent."""
@@ -233,7 +235,7 @@ class Replica:
             self.routes[f"/{name}"].verbs["POST"] = partial(self.calls.answer, method)
         self._inference.start(self.calls, bound)
         if self._openai is not None:
-            self._openai.start(self.calls, self.made)
+            self._openai.start(self.calls, self.made, self.report_soon)
         self.ready_at = time.time()
         self._state = State.READY
 

@@ -250,6 +250,7 @@ def main(order: ReplicaOrder) -> int:
     if order.waits:
         order = supervised.begun(order)
     replica = _make_replica(order, generation, declared, project)
+    replica.report_soon = control.report_soon
     supervised.reporter = reporter = ReplicaReporter(replica, order.name)
     listening = socket.socket(fileno=order.listening)
     listening.setblocking(False)

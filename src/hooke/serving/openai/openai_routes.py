@@ -61,18 +61,15 @@ class OpenAIRoutes:
         self._constraints: TokenConstraints | None = None
         self._began = int(time.time())
 
-    def start(self, calls: MethodCalls, made: Any) -> None:
-        """Serve this object, which is set up. Raises UsageError if it lacks what only `setup` knows."""
+    def start(self, calls: MethodCalls, made: Any, idle: Callable[[], None] = lambda: None) -> None:
+        """Serve this object, which is set up; `idle` as in `TokenEngine`. Raises UsageError if it lacks what only `setup` knows."""
         lacking = [name for name in ("limits", "end") if not hasattr(made, name)]
         if lacking:
             raise UsageError(
                 f"{self._declared.name} has no {' and no '.join(lacking)} after setup",
                 fix="set self.limits = hooke.TokenLimits(slots=8, step_tokens=256, context=1024) and self.end = {0}, the tokens that end an answer",
             )
-        self._form = takes_tools(made)
-        known = getattr(made, "token_bytes", None)
-        self._constraints = TokenConstraints(known, made.end) if known is not None else None
-        self._engine = TokenEngine(made, self._declared.name)
+        self._engine = TokenEngine(made, self._declared.name, idle)
         self._calls = calls
 
     @property

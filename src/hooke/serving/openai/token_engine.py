@@ -35,7 +35,7 @@ DECODED_TOKENS = 8
 """Tokens that are decoded again with each further one, at most: one call of `decode` is enough for most of them."""
 MOST_PARTS = 8
 """Tokens that may be parts of one letter; after more, they are said as they are."""
-LOAD_EVERY_S = 0.1
+LOAD_EVERY_S, IDLE_EVERY_S = 0.1, 0.05
 MOST_TAKEN = 4096
 """Requests that were taken and not reported: nobody asks if there is no supervisor."""
 END_S = 1.0
@@ -245,18 +245,10 @@ def _overlap(text: str, stop: str) -> int:
 class TokenEngine:
     """The thread of one model. Made and closed on the event loop, after the model's `setup`.
 
-    `observe` is called there with the work and the seconds of each step.
-    """
-
-    def __init__(
-        self,
-        model: TokenModel,
-        name: str,
-        observe: Callable[[StepWork, float], None] | None = None,
-        slo: Slo | None = None,
-    ) -> None:
+    def __init__(self, model: TokenModel, name: str, idle: Callable[[], None] = lambda: None) -> None:
+        """`idle` is called in the thread, when it has nothing more to do; at most once in IDLE_EVERY_S."""
         self.model = model
-        self.promise = TokenPromise(slo)
+        self._idle, self._idle_said = idle, 0.0
         limits = model.limits
         self.limits = limits
         pages = limits.pages or limits.slots * -(-limits.context // limits.page_tokens)
@@ -348,7 +340,10 @@ class TokenEngine:
                     self._busy_s += time.monotonic() - began
                 if not (self.scheduler.running or self.scheduler.waiting):
                     self._count_load(0.0)
-                self._deliver(updates, self._took(step) if self.steps > before else None)
+                    if began - self._idle_said >= IDLE_EVERY_S:
+                        self._idle_said = began
+                        self._idle()
+                self._deliver(updates)
         except BaseException as error:  # noqa: BLE001 - without the thread all requests would wait for ever
             why = problem_of(error, f"the engine of {self._name}")
         with self._changed:
