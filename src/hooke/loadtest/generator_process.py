@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import math
 import os
+import re
 import resource
 import signal
 import socket
@@ -94,6 +96,9 @@ class ConnectionOwner(Protocol):
     def settled(self, request: int, status: int, said: bytes) -> None:
         """A request has its answer, or will never have one. `said` is the beginning of the body if it is not 2xx, and the whole body if 2xx bodies are kept."""
 
+    def streamed(self, request: int, stream: TokenStream) -> None:
+        """Its 2xx answer came as this stream; `settled` follows."""
+
     def free(self, connection: ClientConnection) -> None:
         """The connection can take another request."""
 
@@ -101,13 +106,100 @@ class ConnectionOwner(Protocol):
         """The connection is closed."""
 
 
+class TokenStream:
+    """The events of one answer of a language model after the other: when tokens came, and how it ended."""
+
+    __slots__ = ("_before", "_pattern", "_tail", "first", "last")
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = re.compile(pattern.encode())
+        self.begin()
+
+    def begin(self) -> None:
+        """The next answer begins."""
+        self.first = self.last = math.nan
+        self._tail = self._before = b""
+
+    def read(self, data: bytes) -> None:
+        """A part of it, which came now."""
+        if self._pattern.search(self._before + data):
+            self.last = _now()
+            if math.isnan(self.first):
+                self.first = self.last
+            self._before = b""
+        else:
+            self._before = (self._before + data)[-TAIL:]
+        self._tail = (self._tail + data)[-TAIL:]
+
+    def ended(self) -> tuple[StreamUsage | None, bytes]:
+        """The counts of tokens if it ended as it should, and its end."""
+        events = [
+            each.removeprefix(b"data:").strip()
+            for each in self._tail.split(b"\n")
+            if each.startswith(b"data:")
+        ]
+        if not events or events[-1] != b"[DONE]":
+            return None, self._tail
+        for event in reversed(events[:-1]):
+            with contextlib.suppress(msgspec.DecodeError):  # cut by the limit of what is kept
+                found = _read_usage(event)
+                if found.error is not None:
+                    return None, event
+                if found.usage is not None:
+                    return found.usage, b""
+        return None, b"the stream has no usage: " + self._tail
+
+
+TAIL = 4096
+"""Bytes kept of the end of a stream: the last event with its tokens, the usage and the end."""
+
+
+class _CachedTokens(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class StreamUsage(msgspec.Struct):
+    """The count of tokens at the end of a stream."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_tokens_details: _CachedTokens | None = None
+
+    @property
+    def cached(self) -> int:
+        """Tokens of the prompt that were in memory."""
+        details = self.prompt_tokens_details
+        return (details.cached_tokens or 0) if details is not None else 0
+
+
+class _StreamEnd(msgspec.Struct):
+    usage: StreamUsage | None = None
+    error: Any = None
+
+
+_read_usage = msgspec.json.Decoder(_StreamEnd).decode
+
+
 class ClientConnection(asyncio.Protocol):
     """Sends a request and reports its answer to the owner. `request` is the one in flight, or -1."""
 
-    __slots__ = ("_closing", "_keeps", "_owner", "_parser", "_said", "_transport", "open", "request")
+    __slots__ = (
+        "_closing",
+        "_keeps",
+        "_owner",
+        "_parser",
+        "_said",
+        "_stream",
+        "_transport",
+        "open",
+        "request",
+    )
 
-    def __init__(self, owner: ConnectionOwner, *, keeps: bool = False) -> None:
-        """With `keeps`, the bodies of 2xx answers are kept, too."""
+    def __init__(
+        self, owner: ConnectionOwner, *, keeps: bool = False, stream: TokenStream | None = None
+    ) -> None:
+        """With `keeps`, the bodies of 2xx answers are kept, too. A `stream` reads them as they come; the owner then gets its end."""
+        self._stream = stream
         self.request = -1
         self.open = True
         self._owner = owner
@@ -124,6 +216,8 @@ class ClientConnection(asyncio.Protocol):
     def send(self, request: int, data: bytes) -> None:
         """Send a request. Only while no request is in flight."""
         self.request = request
+        if self._stream is not None:
+            self._stream.begin()
         self._transport.write(data)
 
     def drop(self) -> None:
@@ -157,6 +251,8 @@ class ClientConnection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         """Called by httptools."""
         if self._parser.get_status_code() < 300:
+            if self._stream is not None:
+                self._stream.read(body)
             self._said += body if self._keeps else b""
         elif len(self._said) < SAID:
             self._said += body[:SAID]
@@ -168,6 +264,8 @@ class ClientConnection(asyncio.Protocol):
             return  # 1xx responses precede the answer
         request, self.request = self.request, -1
         said, self._said = self._said, b""
+        if self._stream is not None and status < 300:
+            self._owner.streamed(request, self._stream)
         if request < 0:  # unsolicited: it must not count as the next request's answer
             self.open = False
             self._transport.abort()
@@ -209,6 +307,9 @@ class Sender:
         self._begun = array("d", bytes(8 * len(due)))
         self._ended = array("d", bytes(8 * len(due)))
         self._status = array("h", bytes(2 * len(due)))
+        self._tokens = np.full((len(due), 5), np.nan) if self._goal.token else np.zeros((0, 5))
+        self._wrong: dict[int, bytes] = {}
+        """Streams without their end -> what they said."""
         self._next = self._oldest = self._done = 0
         self._opened = self._waited = 0
         self._most = self._open  # a level reuses the connections of the previous one
@@ -247,6 +348,7 @@ class Sender:
             waited=self._waited,
             stopped=stopped,
             said=self._said,
+            tokens=self._tokens.tobytes(),
         )
 
     def stop(self) -> None:
@@ -266,8 +368,21 @@ class Sender:
     def settled(self, request: int, status: int, said: bytes) -> None:
         """See `ConnectionOwner`."""
         self._flying.pop(request, None)
+        wrong = self._wrong.pop(request, None)
         if not self._status[request]:
-            self._settle(request, self._judged(request, status, said), said)
+            if wrong is not None:
+                self._settle(request, Fate.WRONG, wrong)
+            else:
+                self._settle(request, self._judged(request, status, said), said)
+
+    def streamed(self, request: int, stream: TokenStream) -> None:
+        """See `ConnectionOwner`."""
+        used, said = stream.ended()
+        if used is None or math.isnan(stream.first):
+            self._wrong[request] = said or b"the stream has no token"
+            return
+        counts = used.prompt_tokens, used.cached, used.completion_tokens
+        self._tokens[request] = (stream.first - self._start, stream.last - self._start, *counts)
 
     def free(self, connection: ClientConnection) -> None:
         """See `ConnectionOwner`."""
@@ -329,7 +444,11 @@ class Sender:
         try:
             _, connection = await asyncio.wait_for(
                 self._loop.create_connection(
-                    lambda: ClientConnection(self, keeps=bool(goal.answers)),
+                    lambda: ClientConnection(
+                        self,
+                        keeps=bool(goal.answers),
+                        stream=TokenStream(goal.token) if goal.token else None,
+                    ),
                     goal.host,
                     goal.port,
                     ssl=self._context,

@@ -21,6 +21,7 @@ __all__ = [
     "Outcomes",
     "Question",
     "Stop",
+    "TokenColumns",
     "encode",
     "name_of",
 ]
@@ -107,6 +108,27 @@ class Outcomes:
         return self.begun - self.due
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenColumns:
+    """Columns (n,) of streams of tokens, in the order of due times; nan without an answer.
+
+    Seconds from the start of the level to the first and the last event with a token; and tokens of the prompt, of these how many were in memory,
+    and of the answer, as the service counts them.
+    """
+
+    first: Floats
+    last: Floats
+    prompt: Floats
+    cached: Floats
+    output: Floats
+
+    @classmethod
+    def of(cls, report: LevelReport) -> TokenColumns:
+        """Those of a report on streams."""
+        first, last, prompt, cached, output = np.frombuffer(report.tokens).reshape(-1, 5).T
+        return cls(first=first, last=last, prompt=prompt, cached=cached, output=output)
+
+
 # --- Messages to and from the generator's process: msgpack frames over a channel.
 
 
@@ -123,6 +145,8 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The largest number of open connections."""
     answers: tuple[tuple[bytes, ...], ...] = ()
     """The allowed answer bodies for each of `requests`; empty to accept any 2xx answer."""
+    token: str = ""
+    """Answers are streams of a language model, and this pattern (of `re`) is in each event with a token; empty for other answers."""
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -157,6 +181,8 @@ class LevelReport(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     stopped: bool = False
     said: dict[int, str] = {}
     """Non-2xx status, or Fate.WRONG -> the beginning of the first such answer; Fate.REFUSED -> why there was no connection."""
+    tokens: bytes = b""
+    """With `Goal.token`, float64 (n, 5) as in `TokenColumns`."""
 
 
 Question: TypeAlias = Goal | Level | Stop

@@ -176,7 +176,8 @@ class ServedFile:
         self._timeout_s = timeout_s
         self._lines: deque[str] = deque(maxlen=LINES)
         self._up = threading.Event()
-        self._run = ""
+        self.run = ""
+        """Its run, once it has ended."""
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="hooke-bench-")
@@ -225,13 +226,13 @@ class ServedFile:
 
     def handled(self, project: Project, method: str) -> Handled | None:
         """The journalled counts and batch durations of the method, after the service's end; None if it has no journal."""
-        if not self._run:
+        if not self.run:
             return None
-        record = read_service(project.runs.folder(self._run))
+        record = read_service(project.runs.folder(self.run))
         whole = merge_windows(record.windows)
         law = record.laws().get(method)
         return Handled(
-            run=self._run,
+            run=self.run,
             requests=whole.requests,
             batches=whole.batches,
             rows=whole.rows,
@@ -266,7 +267,7 @@ class ServedFile:
                 elif re.search(self._ready_pattern(), line):
                     self._up.set()
                 elif found := re.search(r"^next: hooke show (\S+)", line):
-                    self._run = found[1]
+                    self.run = found[1]
 
 
 LONE, LONE_GAP_S = 10, 0.05

@@ -25,6 +25,7 @@ __all__ = [
     "Seen",
     "encoded",
     "inflation",
+    "limited_by",
     "needed",
     "next_rate",
     "quantile",
@@ -185,7 +186,7 @@ def summary_of(outcomes: Outcomes, *, seconds: float, cpu: float, slo: Slo | Non
     lag = float(np.quantile(outcomes.lag, 0.99))
     ends = max(seconds, float(outcomes.ended[good].max(initial=0.0)))
     kept = None if slo is None else share(good & (latency < slo.limit_s))
-    limited = _limited(outcomes, lag, cpu, slo)
+    limited = limited_by(outcomes, cpu, slo)
     return LevelSummary(
         rate=len(outcomes) / seconds,
         seconds=seconds,
@@ -223,7 +224,9 @@ def _verdict(outcomes: Outcomes, slo: Slo, kept: Estimate, limited: str) -> Leve
     return LevelVerdict.BROKEN if high < promised else LevelVerdict.UNCLEAR
 
 
-def _limited(outcomes: Outcomes, lag: float, cpu: float, slo: Slo | None) -> str:
+def limited_by(outcomes: Outcomes, cpu: float, slo: Slo | None = None) -> str:
+    """Why the generator was the limit, with this share of one core busy; empty if it was not."""
+    lag = float(np.quantile(outcomes.lag, 0.99))
     if cpu > BUSIEST:
         return f"the generator was busy for {cpu:.0%} of the time"
     felt = LAG_SHARE * float(np.quantile(outcomes.latency, 0.99))

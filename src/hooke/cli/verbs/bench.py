@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.files import write_atomic
@@ -25,10 +28,22 @@ from hooke.loadtest.load_result import BenchOrder, BenchResult, LevelResult
 from hooke.loadtest.load_test import bench_file, bench_swept, bench_url, is_file
 from hooke.loadtest.requests import arrivals_of, bodies_of
 from hooke.loadtest.sweep import Sweep, SweepRow, Varied
-from hooke.loadtest.target import Target, parse_target
+from hooke.loadtest.target import Target, parse_target, recorded
+from hooke.loadtest.token_bench import (
+    CHAT,
+    COMPLETIONS,
+    TokenLevel,
+    TokenOrder,
+    TokenTest,
+    run_token_test,
+    token_facts,
+    token_test_of_file,
+    token_text,
+)
 from hooke.planning.curves import curve_of
 from hooke.processes.devices import cpus_here
 from hooke.project.folder import Project
+from hooke.project.token_lengths import read_lengths
 from hooke.serving.auth import read_token
 from hooke.serving.slo import parse_slo
 
@@ -61,14 +76,39 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="Requests per second to test, instead of searching for the safe rate.",
 )
 @click.option(
-    "--for", "seconds", default="5s", show_default=True, metavar="TIME", help="The duration of each level."
+    "--for",
+    "seconds",
+    default="5s",
+    show_default="5s; 30s with --lengths",
+    metavar="TIME",
+    help="The duration of each level.",
 )
 @click.option(
     "--arrivals",
     default="poisson",
     show_default=True,
     metavar="KIND|FILE.csv",
-    help="poisson, constant, or a file with a trace.",
+    help="poisson, constant, or a file with a trace; with --lengths also trace: as those came, with the rate given.",
+)
+@click.option(
+    "--lengths",
+    metavar="NAME|FILE.csv",
+    help="For a language model: stream answers to prompts with these lengths. azure-conversation, azure-code, mooncake, or a file with "
+    "the columns prompt, output and optionally t.",
+)
+@click.option(
+    "--length-scale",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="F",
+    help="With --lengths: multiply all lengths, for a short context.",
+)
+@click.option("--slo-ttft", metavar="TIME", help="With --lengths: the limit of the time to the first token.")
+@click.option(
+    "--slo-tpot",
+    metavar="TIME",
+    help="With --lengths: the limit of the time for each other token, on average.",
 )
 @click.option(
     "--connections",
@@ -78,7 +118,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="The maximum number of connections.",
 )
 @click.option(
-    "--timeout", default="5s", show_default=True, metavar="TIME", help="A later response counts as a failure."
+    "--timeout",
+    default="5s",
+    show_default="5s; 60s with --lengths",
+    metavar="TIME",
+    help="A later response counts as a failure.",
 )
 @click.option(
     "--token-file",
@@ -125,6 +169,8 @@ def bench(session: CommandSession, *, target: str, as_json: bool, report: Path |
     of the server shows as its users feel it. The rate rises until the SLO breaks; then the search narrows. The service of a
     FILE.py is started for the test and stopped afterwards. The result holds with 95 % confidence. Levels at which the load
     generator was too slow have no result. Ctrl-C and SIGTERM show the results so far.
+    With --lengths, the target is a language model behind OpenAI's protocol: answers are streamed, and the result has the times to the first token and
+    for each other one, tokens per second, and the requests within the limits.
     Exit codes: 0 a safe rate, or requested levels that kept the SLO; 1 no safe rate, no result, or counts that disagree;
     2 wrong usage; 130 stopped.
     """
@@ -132,6 +178,9 @@ def bench(session: CommandSession, *, target: str, as_json: bool, report: Path |
         raise UsageError(
             f"--report {report}: its folder does not exist", fix="create the folder, or choose another path"
         )
+    if asked["lengths"] is not None:
+        return _bench_tokens(session, target, as_json=as_json, **_with_token_defaults(asked))
+    _refuse_token_options(asked)
     with _ended_by_sigterm():
         done = _measured(target, **asked)
     if is_file(target):
@@ -145,6 +194,114 @@ def bench(session: CommandSession, *, target: str, as_json: bool, report: Path |
     if done.stopped:
         return EXIT_STOPPED
     return 0 if all(result.kept and result.consistent for result in done.results) else 1
+
+
+_TOKEN_OPTIONS = {"slo_ttft": "--slo-ttft", "slo_tpot": "--slo-tpot"}
+
+
+def _refuse_token_options(asked: dict[str, Any]) -> None:
+    """Take the options of language models out; raises UsageError if one is used."""
+    used = [name for key, name in _TOKEN_OPTIONS.items() if asked.pop(key)]
+    used += ["--length-scale"] * (asked.pop("length_scale") != 1)
+    del asked["lengths"]
+    if used:
+        raise UsageError(f"{used[0]} is for language models", fix="add --lengths azure-conversation")
+
+
+def _with_token_defaults(asked: dict[str, Any]) -> dict[str, Any]:
+    """Streams take longer than other answers."""
+    context = click.get_current_context()
+    longer = {"seconds": "30s", "timeout": "60s"}
+    given = {name for name in longer if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    return {**asked, **{name: value for name, value in longer.items() if name not in given}}
+
+
+def _bench_tokens(session: CommandSession, target: str, *, as_json: bool, **asked: Any) -> int:
+    """`hooke bench --lengths`."""
+    with _ended_by_sigterm():
+        test = _token_test(target, **asked)
+    if is_file(target):
+        session.project = Project.find(Path(target.partition(":")[0]))
+    click.echo(json.dumps(token_facts(test), indent=2, allow_nan=False) if as_json else token_text(test))
+    if test.run:
+        say_next(f"hooke curve {test.run}", session.project)
+    return EXIT_STOPPED if test.stopped else 0 if test.kept else 1
+
+
+def _token_test(target: str, **asked: Any) -> TokenTest:
+    wrong = [name for name in ("data", "slo") if asked[name]]
+    if wrong:
+        fix = "use --slo-ttft and --slo-tpot" if wrong[0] == "slo" else "omit one of them"
+        raise UsageError(f"--{wrong[0]} does not go with --lengths", fix=fix)
+    rates = _rates(asked["rates"])
+    if not rates:
+        raise UsageError("--lengths needs the rates to test", fix="give requests per second: --rate 0.5,1,2")
+    of_file = is_file(target)
+    counts = {
+        name: number_list(f"--{name}", asked[name], most=MOST_COUNT) or () for name in ("replicas", "threads")
+    }
+    several = [name for name, given in counts.items() if len(given) > 1]
+    if several:
+        raise UsageError(f"--lengths takes one number of --{several[0]}", fix="run it once for each")
+    _check_together(
+        target,
+        own=bool(asked["token_file"] or asked["allowed"]),
+        varied=bool(asked["given"] or any(counts.values())),
+    )
+    order = _token_order(
+        _NOWHERE if of_file else parse_target(target, allowed=asked["allowed"]), rates, asked
+    )
+    if not of_file:
+        token = read_token(asked["token_file"]) if asked["token_file"] else os.environ.get(TOKEN, "")
+        return run_token_test(replace(order, token=token), tell=_tell_tokens)
+    words = [word for each in asked["given"] for word in ("--with", each)]
+    with contextlib.redirect_stdout(sys.stderr):
+        return token_test_of_file(
+            order,
+            target,
+            words=words,
+            tell=_tell_tokens,
+            **{name: given[0] for name, given in counts.items() if given},
+        )
+
+
+def _token_order(address: Target, rates: tuple[float, ...], asked: dict[str, Any]) -> TokenOrder:
+    lengths = read_lengths(asked["lengths"]).scaled(asked["length_scale"])
+    path = asked["path"] or address.path or COMPLETIONS
+    if path not in (COMPLETIONS, CHAT):
+        raise UsageError(f"--path {path} streams no tokens", fix=f"valid: {COMPLETIONS}, {CHAT}")
+    if asked["arrivals"] == "trace" and lengths.due is None:
+        raise UsageError(
+            f"{asked['lengths']} does not say when requests came",
+            fix="add a column t with seconds, or omit --arrivals",
+        )
+    first_s, each_s = (
+        _positive(name, asked[key]) if asked[key] else math.inf for key, name in _TOKEN_OPTIONS.items()
+    )
+    return TokenOrder(
+        target=address,
+        path=path,
+        lengths=lengths,
+        rates=rates,
+        seconds=_positive("--for", asked["seconds"]),
+        arrivals=recorded(lengths.due)
+        if asked["arrivals"] == "trace" and lengths.due is not None
+        else arrivals_of(asked["arrivals"]),
+        arrivals_name=asked["arrivals"],
+        connections=asked["connections"],
+        timeout_s=_positive("--timeout", asked["timeout"]),
+        ca=str(asked["ca"] or ""),
+        seed=asked["seed"],
+        first_s=first_s,
+        each_s=each_s,
+    )
+
+
+def _tell_tokens(level: TokenLevel) -> None:
+    click.echo(
+        f"{level.rate:g}/s: {level.answered:,} of {level.count:,} answered{', ' + level.limited if level.limited else ''}",
+        err=True,
+    )
 
 
 @contextlib.contextmanager

@@ -63,6 +63,8 @@ class _Asked(msgspec.Struct, kw_only=True):
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     user: str | None = None
+    ignore_eos: bool | None = None
+    """As vLLM and SGLang have it, for load tests."""
 
 
 class ChatBody(_Asked, kw_only=True):
@@ -233,6 +235,7 @@ def _asked(
         presence_penalty=in_range(body.presence_penalty, "presence_penalty", -2, 2, 0.0),
         logit_bias=_biases(body.logit_bias or {}),
         logprobs=logprobs,
+        ignore_end=bool(body.ignore_eos),
     )
     return AskedAnswer(
         model=body.model,

@@ -26,6 +26,8 @@ class TokenSampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
     """How many likely tokens to tell beside each chosen one; None: no probabilities."""
+    ignore_end: bool = False
+    """The tokens that end an answer are like others: it has as many as were asked for."""
 
 
 LEAST_LOG = -9999.0

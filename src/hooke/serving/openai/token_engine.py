@@ -185,10 +185,8 @@ class GrowingAnswer:
     def _added(self, logits: np.ndarray, model: TokenModel) -> TokenUpdate:
         assert self._chooser is not None
         assert self.request is not None
-        bound = self.constraint
-        allowed = bound.allowed(logits.size) if bound is not None else None
-        chosen = self._chooser.choose(logits, self.tokens, self.request.prompt, allowed)
-        if chosen.token in model.end:
+        chosen = self._chooser.choose(logits, self.tokens, self.prompt_tokens)
+        if chosen.token in model.end and not self.sampling.ignore_end:
             return TokenUpdate(self._rest(model), (), "stop")
         self.tokens.append(chosen.token)
         whole = bound is not None and bound.take(chosen.token)
