@@ -29,8 +29,8 @@ from hooke.generation.token_law import TokenLaw, token_law
 from hooke.generation.token_scheduler import StepWork, TokenLimits
 from hooke.generation.token_times import (
     RequestTimes,
-    TokenForecast,
     StepTimes,
+    TokenForecast,
     TokenLoad,
     first_token_s,
     histories,

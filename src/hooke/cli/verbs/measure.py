@@ -27,13 +27,16 @@ from hooke.cli.options import (
 )
 from hooke.cli.parameters import Parameters
 from hooke.cli.screens import EXIT_STOPPED, CommandSession, refuse, say_next
+from hooke.journal.events import RunStarted
 from hooke.measuring.design import question_of
 from hooke.measuring.studies import Study, StudyLines, take_study
 from hooke.measuring.study_driver import StudyDriver, StudyOrder, prepare_study
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.task import Task
 from hooke.planning.curves import curve_of
+from hooke.planning.token_plan import TokenCurve, known_steps, token_curve
 from hooke.project.folder import Project
+from hooke.project.token_lengths import read_lengths
 
 __all__ = ["curve", "measure"]
 
@@ -191,16 +194,41 @@ def _function(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Also write the chart to FILE.svg, or with the extra `plot` to FILE.png or FILE.html. Can be repeated.",
 )
+@click.option(
+    "--lengths",
+    metavar="NAME|FILE.csv",
+    help="For a language model's service: azure-conversation, azure-code, mooncake, or a file.  [default: the run's mean]",
+)
+@click.option(
+    "--length-scale",
+    default=1.0,
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="F",
+    help="Multiply them.",
+)
 @json_option
 @in_project
-def curve(*, run: str, task: str, files: tuple[Path, ...], as_json: bool, project: Project) -> int:
+def curve(  # noqa: PLR0913 - one parameter for each option of the command
+    *,
+    run: str,
+    task: str,
+    files: tuple[Path, ...],
+    lengths: str | None,
+    length_scale: float,
+    as_json: bool,
+    project: Project,
+) -> int:
     """Show how TASK scales, from RUN (by default the last run).
 
     By default, TASK is the one that took longest. RUN may be a study of `hooke measure`. Other runs of the project
-    contribute if they did the same work with another number of workers. Exit code 1 if the data do not determine a law.
+    contribute if they did the same work with another number of workers. Of a run of a language model's service, N counts requests at once: the curve
+    and the times of tokens are simulated with the law of its steps. Exit code 1 if the data do not determine a law.
     """
     name, only = run_and_task(project, run, task, verb="curve", studies=True)
-    found = curve_of(project.runs, name, only)
+    found = _token_curve(project, name, lengths, length_scale) if not only else None
+    if found is None and lengths is not None:
+        raise UsageError(f"{name} is not a run of a language model's service", fix="omit --lengths")
+    found = found or curve_of(project.runs, name, only)
     for file in files:
         found.save(file)
     if as_json:
@@ -211,3 +239,12 @@ def curve(*, run: str, task: str, files: tuple[Path, ...], as_json: bool, projec
         again = shlex.join(["hooke", "curve", name, *filter(None, [only]), "--save", "curve.svg"])
         say_next(again, project)
     return 0
+
+
+def _token_curve(project: Project, run: str, lengths: str | None, scale: float) -> TokenCurve | None:
+    """Of a run of a language model's service; None for another run."""
+    started = next((each for each in project.runs.events(run) if isinstance(each, RunStarted)), None)
+    if started is None or started.kind != "service":
+        return None
+    given = read_lengths(lengths).scaled(scale) if lengths is not None else None
+    return token_curve(known_steps(project.runs, run), given, name=started.pipeline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import msgspec
 
 from hooke.base.errors import HookeError, TraceError, UsageError
 from hooke.base.formats import aligned
+from hooke.base.units import parse_seconds
 from hooke.cli.drive import load_pipeline, user_code
 from hooke.cli.entry import FileOrVerbs
 from hooke.cli.options import json_option, number_list, project_option, the_project
@@ -25,7 +27,9 @@ from hooke.pipeline.pipeline import Pipeline
 from hooke.planning.pipeline_plan import Plan, PlanQuestion, make_plan, plan_limits
 from hooke.planning.prediction import against
 from hooke.project.folder import Project
+from hooke.project.token_lengths import read_lengths
 from hooke.services.serve_file import load_service
+from hooke.serving.service import Service
 from hooke.serving.slo import parse_slo
 
 __all__ = ["pairs", "plan", "plans"]
@@ -221,7 +225,7 @@ def plans() -> None:
 
 @plans.command()
 @click.argument("target", metavar="FILE.py[:CLASS]")
-@click.option("--rate", required=True, type=float, metavar="R", help="Requests per second to sustain.")
+@click.option("--rate", type=float, metavar="R", help="Requests per second to sustain.")
 @click.option("--slo", metavar="SLO", help='Such as "p99 < 50ms".  [default: the SLO of the service]')
 @click.option(
     "--path", default="", metavar="/METHOD", help="The path to plan for.  [default: the one measured last]"
@@ -237,19 +241,130 @@ def plans() -> None:
     metavar="TYPE=RATIO",
     help="Speed relative to the measured machine: lambda:cpu_4x_general=1.3, or 1.2-1.5.",
 )
+@click.option("--users", type=float, metavar="N", help="Instead of --rate: so many users ...")
+@click.option("--every", metavar="TIME", help="... each of whom sends a request every TIME on average.")
+@click.option(
+    "--slo-ttft", metavar="TIME", help="Of a language model: the limit of the time to the first token."
+)
+@click.option(
+    "--slo-tpot", metavar="TIME", help="Of a language model: that of the time for each other token."
+)
+@click.option(
+    "--lengths",
+    metavar="NAME|FILE.csv",
+    help="Of a language model: azure-conversation, azure-code, mooncake, or a file.  [default: the mean of the last run]",
+)
+@click.option(
+    "--length-scale",
+    default=1.0,
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="F",
+    help="Multiply them.",
+)
 @json_option
 @project_option
 @click.pass_obj
 def service(
-    session: CommandSession, *, target: str, rate: float, as_json: bool, project: Path | None, **asked: Any
+    session: CommandSession,
+    *,
+    target: str,
+    rate: float | None,
+    as_json: bool,
+    project: Path | None,
+    **asked: Any,
 ) -> int:
     """Find the configuration that sustains a rate within the SLO, here and on the instance types of price lists.
 
     Nothing runs. Safe rates, and the laws over replicas and threads, come from `hooke bench` results of the service in
     FILE.py. Unmeasured configurations and those past the knee have no prediction; the next measurement is suggested.
     Count on the low end of a prediction. The table has this machine and the configurations that no other beats in both
-    rate and price; --json has all. Exit codes: 0 recommendation; 1 no recommendation possible; 2 wrong usage.
+    rate and price; --json has all. For a language model with protocol="openai", the answer is how many replicas keep both limits for 95 % of the
+    requests, and the price of a million tokens, cheapest first; it comes from the law of a step in the service's newest run.
+    Exit codes: 0 recommendation; 1 no recommendation possible; 2 wrong usage.
     """
+    rate, users = _rate_of(rate, asked.pop("users"), asked.pop("every"))
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            declared, file = load_service(target)
+        session.project = where = Project.find(file) if project is None else the_project(session, project)
+        if declared.protocol == "openai":
+            return _plan_tokens(declared, where, rate=rate, users=users, as_json=as_json, **asked)
+        return _plan_requests(session, declared, file, where, rate=rate, as_json=as_json, **asked)
+    except HookeError as error:
+        return refuse(error, session, as_json=as_json, plan=None)
+
+
+def _rate_of(rate: float | None, users: float | None, every: str | None) -> tuple[float, str]:
+    """Requests a second, and whose they are in words. Raises UsageError."""
+    example = "--rate 500, or --users 1000 --every 2m"
+    if (rate is None) == (users is None) or (users is None) != (every is None):
+        raise UsageError("missing what to sustain", fix=f"give {example}")
+    said = ""
+    if users is not None and every is not None:
+        pause_s = parse_seconds(every, name="--every")
+        rate, said = (
+            users / pause_s if pause_s else math.inf,
+            f"{users:,.10g} users, a request every {every} each",
+        )
+    if rate is None or not 0 < rate < math.inf:
+        raise UsageError(f"{said or f'--rate {rate:g}'} is not a rate", fix=f"use {example}")
+    return rate, said
+
+
+_TOKEN_ONLY = {"slo_ttft": "--slo-ttft", "slo_tpot": "--slo-tpot", "lengths": "--lengths"}
+
+
+def _plan_tokens(
+    declared: Service, where: Project, *, rate: float, users: str, as_json: bool, **asked: Any
+) -> int:
+    from hooke.planning.token_plan import (
+        TokenQuestion,
+        TokenSlo,
+        plan_tokens,
+        token_plan_facts,
+        token_plan_text,
+    )
+
+    limits = [
+        parse_seconds(asked[key], name=_TOKEN_ONLY[key]) if asked[key] else math.inf
+        for key in ("slo_ttft", "slo_tpot")
+    ]
+    if (
+        asked["slo"]
+        or asked["path"]
+        or asked["replicas"]
+        or not all(limits)
+        or limits == [math.inf, math.inf]
+    ):
+        raise UsageError(
+            f"{declared.name} is a language model: its limits are those of tokens",
+            fix="give --slo-ttft 2s --slo-tpot 100ms, and neither --slo, --path nor --replicas",
+        )
+    lengths = read_lengths(asked["lengths"]).scaled(asked["length_scale"]) if asked["lengths"] else None
+    question = TokenQuestion(
+        declared=declared,
+        rate=rate,
+        users=users,
+        slo=TokenSlo(*limits),
+        lengths=lengths,
+        catalog=asked["catalogs"] or None,
+        speed=pairs("--speed", asked["speeds"]),
+    )
+    made = plan_tokens(question, where)
+    click.echo(json.dumps(token_plan_facts(made), indent=2) if as_json else token_plan_text(made))
+    return 0 if any(not each.refused for each in made.offers) else 1
+
+
+def _plan_requests(
+    session: CommandSession,
+    declared: Service,
+    file: Path,
+    where: Project,
+    *,
+    rate: float,
+    as_json: bool,
+    **asked: Any,
+) -> int:
     from hooke.planning.service_plan import (
         ServiceQuestion,
         plan_service,
@@ -258,26 +373,23 @@ def service(
     )
     from hooke.scaling.provision import LatencyGoal
 
-    if not 0 < rate < float("inf"):
-        raise UsageError(f"--rate {rate:g} is not a rate", fix="use requests per second: --rate 500")
-    promised = parse_slo(asked["slo"]) if asked["slo"] else None
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            declared, file = load_service(target)
-        session.project = where = Project.find(file) if project is None else the_project(session, project)
-        question = ServiceQuestion(
-            declared=declared,
-            file=file,
-            rate=rate,
-            promise=LatencyGoal(promised.percent, promised.limit_s) if promised else None,
-            method=asked["path"].lstrip("/"),
-            replicas=number_list("--replicas", asked["replicas"], most=MOST_REPLICAS) or (),
-            catalog=asked["catalogs"] or None,
-            speed=pairs("--speed", asked["speeds"]),
+    used = [name for key, name in _TOKEN_ONLY.items() if asked[key]]
+    if used:
+        raise UsageError(
+            f"{used[0]} is for language models, and {declared.name} is none", fix=f"omit {used[0]}"
         )
-        made = plan_service(question, where)
-    except HookeError as error:
-        return refuse(error, session, as_json=as_json, plan=None)
+    promised = parse_slo(asked["slo"]) if asked["slo"] else None
+    question = ServiceQuestion(
+        declared=declared,
+        file=file,
+        rate=rate,
+        promise=LatencyGoal(promised.percent, promised.limit_s) if promised else None,
+        method=asked["path"].lstrip("/"),
+        replicas=number_list("--replicas", asked["replicas"], most=MOST_REPLICAS) or (),
+        catalog=asked["catalogs"] or None,
+        speed=pairs("--speed", asked["speeds"]),
+    )
+    made = plan_service(question, where)
     click.echo(json.dumps(service_plan_facts(made), indent=2) if as_json else service_plan_text(made))
     sys.stdout.flush()
     if made.next:
