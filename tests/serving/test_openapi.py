@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.serving.openai.paged_model import Paged
 from tests.serving.services import Item, Kinds, Person, Place, Rows, Slow
 
 import hooke.serving
@@ -31,7 +32,7 @@ def document(made):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("made_by", [Kinds, Rows, Slow])
+@pytest.mark.parametrize("made_by", [Kinds, Rows, Slow, Paged])
 def test_it_is_valid_and_tells_of_every_route(made_by):
     with client(made_by) as made:
         told = document(made)

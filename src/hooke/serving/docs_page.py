@@ -73,7 +73,8 @@ def docs_page(document: Json, *, address: str) -> bytes:
     calls = [
         (path, item["post"])
         for path, item in document["paths"].items()
-        if path[1:] == item.get("post", {}).get("operationId")
+        if "schema"
+        in item.get("post", {}).get("requestBody", {}).get("content", {}).get("application/json", {})
     ]
     links = "".join(
         f'<a href="#{escape(told["operationId"])}">{escape(told["operationId"])}</a>' for _, told in calls
@@ -118,11 +119,13 @@ def _call(path: str, told: Json, named: Json, address: str, *, with_token: bool)
     schema = told["requestBody"]["content"]["application/json"]["schema"]
     answers = told["responses"]["200"]["content"]
     streams = "application/json" not in answers
-    answer = (
-        "<p>Server-sent events: one for each item, then <code>end</code>, or <code>error</code> with a problem.</p>"
-        if streams
-        else f"<p>{_linked(answers['application/json']['schema'])}</p>"
-    )
+    if streams:
+        answer = "<p>Server-sent events: one for each item, then <code>end</code>, or <code>error</code> with a problem.</p>"
+    elif "schema" in answers["application/json"]:
+        answer = f"<p>{_linked(answers['application/json']['schema'])}</p>"
+    else:
+        more = ", or server-sent events with <code>stream</code>" if len(answers) > 1 else ""
+        answer = f"<p>As OpenAI's clients read it{more}. Errors are <code>OpenAI.Error</code>.</p>"
     return (
         f'<h2 id="{escape(told["operationId"])}"><span class="verb">POST</span>{escape(path)}</h2>'
         f"{_said(told)}<h3>Fields</h3>{_fields(schema)}"

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from hooke.serving.payloads import Method, ModelName, ResponseKind, dtype_of, is_array, rank_of
-from hooke.serving.routes import Route
+from hooke.serving.routes import Operation, Route
 from hooke.serving.service import MODEL_FIELD
 
 __all__ = ["COMPONENTS", "State", "body_of", "document", "schemas_of"]
@@ -153,6 +153,24 @@ _HEADERS: Mapping[int, dict[str, Any]] = {
 _ID = {"description": "The id of the request, or a generated one.", "schema": {"type": "string"}}
 _ANY: dict[str, Any] = {}
 _NOBODY: tuple[Any, ...] = ()
+_OPTIONAL = {"type": ["string", "null"]}
+_ERROR: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": _OPTIONAL,
+                "code": _OPTIONAL,
+            },
+            "required": ["message", "type", "param", "code"],
+        }
+    },
+    "required": ["error"],
+}
+"""An error as OpenAI's clients read it."""
 
 
 class State(enum.Enum):
@@ -186,7 +204,7 @@ def document(
             **{
                 verb.lower(): _method(method, schemas)
                 if method is not None and verb == "POST"
-                else _other(route, verb)
+                else _other(route, verb, schemas)
                 for verb in route.verbs
             },
         }
@@ -252,13 +270,32 @@ def _method(method: Method, schemas: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _other(route: Route, verb: str) -> dict[str, Any]:
+def _of_protocol(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
+    """A route of another protocol, whose errors have a shape of their own."""
+    made: dict[str, Any] = {"description": operation.said}
+    content: dict[str, Any] = {_JSON: _ANY, **({"text/event-stream": _ANY} if operation.streams else {})}
+    schemas["OpenAI.Error"] = _ERROR
+    error = _answer("An error.", {_JSON: {"schema": {"$ref": f"{COMPONENTS}OpenAI.Error"}}})
+    if operation.body is not None:
+        template = f"{COMPONENTS}OpenAI.{{name}}"
+        _, named = msgspec.json.schema_components([operation.body], ref_template=template)
+        body = {**named.pop(operation.body.__name__), "examples": [{**operation.example}]}
+        schemas |= {f"OpenAI.{name}": schema for name, schema in named.items()}
+        made["requestBody"] = {"required": True, "content": {_JSON: {"schema": body}}}
+    made["responses"] = {"200": _answer("The answer.", content), "4XX": error, "5XX": error}
+    return made
+
+
+def _other(route: Route, verb: str, schemas: dict[str, Any]) -> dict[str, Any]:
     """A route that belongs to no method."""
+    identity = re.sub(r"\W+", "_", f"{verb.lower()}{route.path}").strip("_")
+    if route.operation is not None and verb != "HEAD":
+        return {"operationId": identity, **_of_protocol(route.operation, schemas)}
     own = route.path.startswith("/-/")
     schema = {"schema": _STATE} if own and route.open else _ANY
     content = {} if verb == "HEAD" else {_JSON if own and route.open else "*/*": schema}
     made: dict[str, Any] = {
-        "operationId": re.sub(r"\W+", "_", f"{verb.lower()}{route.path}").strip("_"),
+        "operationId": identity,
         "responses": {"200": _answer("The requested document.", content), **_refusals(_OF_ALL)},
     }
     if route.open:

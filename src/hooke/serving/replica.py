@@ -251,9 +251,9 @@ class Replica:
                 *self._inference.routes(),
             ]
         )
-        self._described = tuple(routes)
         for route in self._openai.routes() if self._openai is not None else ():
             routes.add(route)
+        self._described = tuple(routes)
         routes.add(Route(DOCS, {"GET": self._get_docs, "POST": self._post_docs}, open=True))
         if DOCS_ALIAS[1:] not in self._methods:
             routes.add(Route(DOCS_ALIAS, {"GET": self._to_docs}, open=True))
@@ -416,9 +416,7 @@ class Replica:
         own = [f"POST /{known}" for known in self._methods]
         others = [each.path for each in self._openai.routes()] if self._openai is not None else []
         known = ", ".join([*own, *others])
-        raise Problem(
-            404, f"no route {exchange.path[:80]}; routes: {known}; GET {OPENAPI} lists those of methods"
-        )
+        raise Problem(404, f"no route {exchange.path[:80]}; routes: {known}; GET {OPENAPI} lists all")
 
     async def _still_starting(self, _exchange: Exchange) -> None:
         raise Problem(503, f"{self.declared.name} is being set up", retry_after_s=1)

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from hooke.serving.http import Exchange
 from hooke.serving.metrics import Meter
 
-__all__ = ["Handler", "Route", "Routes"]
+__all__ = ["Handler", "Operation", "Route", "Routes"]
 
 Handler = Callable[[Exchange], Awaitable[None]]
 _PARAMETER = re.compile(r"\\\{(\w+)(\\\*)?\\\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What a service's document says of a route of another protocol."""
+
+    said: str
+    body: type | None = None
+    """The struct that its body is read as."""
+    example: Mapping[str, Any] = field(default_factory=dict)
+    """A body."""
+    streams: bool = False
+    """Whether the answer may be server-sent events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +39,8 @@ class Route:
     """A handler of GET answers HEAD, too."""
     open: bool = False
     """Whether it answers without a token."""
+    operation: Operation | None = None
+    """None: the document has a general one."""
     meter: Meter = field(default_factory=Meter, compare=False)
     """Counts its answers."""
 

@@ -11,7 +11,19 @@ from hooke import TokenLimits, TokenPiece, service
 CONTEXT = 4000
 END, ASKED = 256, 257
 """The end of an answer, and of a prompt. Other tokens are bytes, or several."""
-LONGER = (b"<tool_call>", b"</tool_call>", b'{"', b'": ', b'"}', b", ", b'"name', b"ment", b"\n</", b"tr", b"ue")
+LONGER = (
+    b"<tool_call>",
+    b"</tool_call>",
+    b'{"',
+    b'": ',
+    b'"}',
+    b", ",
+    b'"name',
+    b"ment",
+    b"\n</",
+    b"tr",
+    b"ue",
+)
 TOKEN_BYTES = (*(bytes([each]) for each in range(256)), b"", b"", *LONGER, b"")
 
 
@@ -84,4 +96,4 @@ Plain = service(protocol="openai", timeout="20s")(type("Plain", (Answering,), {}
 
 
 def said_call(name: str, /, **arguments: Any) -> str:
-    return f'<tool_call>\n{json.dumps({"name": name, "arguments": arguments})}\n</tool_call>'
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"

@@ -1,10 +1,8 @@
 """Answers by a JSON Schema: whatever a model would like to say, what it says follows the schema, and ends where that may end."""
 
 import json
-import random
 
 import jsonschema
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +11,6 @@ from tests.serving.openai.scripted_model import END, TOKEN_BYTES, any_logits
 from hooke import UsageError
 from hooke.serving.openai.constraints import TokenConstraints, constraining_grammar, read_format
 from hooke.serving.openai.sampling import TokenChooser, TokenSampling
-from hooke.serving.openai.tools import read_tools
 from hooke.serving.problems import WrongField
 
 CONSTRAINTS = TokenConstraints(TOKEN_BYTES, {END})
@@ -50,8 +47,12 @@ LEAVES = st.one_of(
     bounds(-200, 200, "minimum", "maximum").map(lambda each: {"type": "integer", **each}),
     bounds(-5, 5, "minimum", "maximum").map(lambda each: {"type": "number", **each}),
     bounds(0, 6, "minLength", "maxLength").map(lambda each: {"type": "string", **each}),
-    st.sampled_from(["[a-c]{2,4}", "^[0-9]+-x$", "(ab|c)d?"]).map(lambda each: {"type": "string", "pattern": each}),
-    st.sampled_from(["date", "time", "date-time", "uuid", "ipv4"]).map(lambda each: {"type": "string", "format": each}),
+    st.sampled_from(["[a-c]{2,4}", "^[0-9]+-x$", "(ab|c)d?"]).map(
+        lambda each: {"type": "string", "pattern": each}
+    ),
+    st.sampled_from(["date", "time", "date-time", "uuid", "ipv4"]).map(
+        lambda each: {"type": "string", "format": each}
+    ),
     st.lists(st.one_of(WORDS, st.integers(-9, 9), st.none(), st.booleans()), min_size=1, max_size=4).map(
         lambda each: {"enum": each}
     ),

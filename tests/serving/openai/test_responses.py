@@ -15,7 +15,9 @@ WEATHER = {
     "required": ["city"],
     "additionalProperties": False,
 }
-TOOLS = [{"type": "function", "name": "weather", "description": "Tells it.", "parameters": WEATHER, "strict": True}]
+TOOLS = [
+    {"type": "function", "name": "weather", "description": "Tells it.", "parameters": WEATHER, "strict": True}
+]
 BERLIN = said_call("weather", city="Berlin")
 
 
@@ -48,7 +50,11 @@ def test_text(scripted, client):
     assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
     assert answer.id == f"resp_{answer._request_id}"
     cut = ask(client, "say:Hello", max_output_tokens=2)
-    assert (cut.output_text, cut.status, cut.incomplete_details.reason) == ("He", "incomplete", "max_output_tokens")
+    assert (cut.output_text, cut.status, cut.incomplete_details.reason) == (
+        "He",
+        "incomplete",
+        "max_output_tokens",
+    )
     assert ask(client, "say:").output_text == ""
 
 
@@ -56,7 +62,11 @@ def test_a_conversation(scripted, client):
     first = ask(client, f"say:I look. {BERLIN}", tools=TOOLS)
     message, call = first.output
     assert message.content[0].text == "I look."
-    assert (call.name, json.loads(call.arguments), call.status) == ("weather", {"city": "Berlin"}, "completed")
+    assert (call.name, json.loads(call.arguments), call.status) == (
+        "weather",
+        {"city": "Berlin"},
+        "completed",
+    )
     output = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
     last = {"role": "user", "content": [{"type": "input_text", "text": "say:Sunny."}]}
     answer = ask(client, [{"role": "developer", "content": "x"}, *first.output, output, last], tools=TOOLS)
@@ -78,7 +88,12 @@ def test_a_stream_has_typed_events_in_order(client):
     assert "".join(events[at].delta for at in text) == "Hi!"
     assert kinds[text[-1] + 1 :] == [
         *("output_text.done", "content_part.done", "output_item.done"),
-        *("output_item.added", "function_call_arguments.delta", "function_call_arguments.done", "output_item.done"),
+        *(
+            "output_item.added",
+            "function_call_arguments.delta",
+            "function_call_arguments.done",
+            "output_item.done",
+        ),
         "completed",
     ]
     whole = ask(client, f"say:Hi! {BERLIN}", tools=TOOLS)
@@ -125,7 +140,9 @@ def test_schemas_and_forced_calls(client):
 
 
 def test_log_probabilities(client):
-    events = list(ask(client, "say:abc", include=["message.output_text.logprobs"], top_logprobs=2, stream=True))
+    events = list(
+        ask(client, "say:abc", include=["message.output_text.logprobs"], top_logprobs=2, stream=True)
+    )
     told = [each.logprobs[0] for each in events if each.type == "response.output_text.delta"]
     assert [each.token for each in told] == ["a", "b", "c"]
     assert all(len(each.top_logprobs) == 2 for each in told)
@@ -146,7 +163,10 @@ def test_log_probabilities(client):
         ({"temperature": 5}, "temperature"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
-        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "x"}}}}, "text.format.schema"),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "x"}}}},
+            "text.format.schema",
+        ),
         ({"input": []}, "input"),
         ({"input": [{"type": "reasoning", "summary": []}]}, "input[0].type"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content"),

@@ -16,7 +16,10 @@ from hooke.serving.openai.tools import ToolCallReader, ToolForm
 
 WEATHER = {
     "type": "object",
-    "properties": {"city": {"type": "string", "maxLength": 8}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "properties": {
+        "city": {"type": "string", "maxLength": 8},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
     "required": ["city", "days"],
     "additionalProperties": False,
 }
@@ -40,7 +43,7 @@ def client(scripted):
 
 
 def ask(client, say: str, **more):
-    messages = more.pop("messages", []) + [{"role": "user", "content": f"say:{say}" if say else "anything"}]
+    messages = [*more.pop("messages", []), {"role": "user", "content": f"say:{say}" if say else "anything"}]
     return client.chat.completions.create(
         model="Scripted", messages=messages, **({"temperature": 0, "max_tokens": 300} | more)
     )
@@ -60,9 +63,16 @@ def test_a_call_is_said_and_its_result_told_back(scripted, client):
     said = first.message.model_dump(exclude_none=True)
     result = {"role": "tool", "tool_call_id": first.message.tool_calls[0].id, "content": "sunny"}
     last = ask(client, "It is sunny.", tools=TOOLS, messages=[said, result]).choices[0]
-    assert (last.message.content, last.message.tool_calls, last.finish_reason) == ("It is sunny.", None, "stop")
+    assert (last.message.content, last.message.tool_calls, last.finish_reason) == (
+        "It is sunny.",
+        None,
+        "stop",
+    )
     told = scripted.model.seen[0]
-    assert told[0]["tool_calls"][0]["function"] == {"name": "weather", "arguments": {"city": "Berlin", "days": 2}}
+    assert told[0]["tool_calls"][0]["function"] == {
+        "name": "weather",
+        "arguments": {"city": "Berlin", "days": 2},
+    }
     assert told[0]["tool_calls"][0]["id"] == told[1]["tool_call_id"]
     assert told[0]["content"] == "I look."
 
@@ -100,14 +110,30 @@ def test_a_stream_of_text_and_calls(client):
 
 
 def test_what_is_not_a_call_is_text(client):
-    for say in ("<tool_call>nothing</tool_call> more", "<tool_call>\n{", "a <tool_call>", "a <tool", '<tool_call>{"name": 3}</tool_call>'):
+    for say in (
+        "<tool_call>nothing</tool_call> more",
+        "<tool_call>\n{",
+        "a <tool_call>",
+        "a <tool",
+        '<tool_call>{"name": 3}</tool_call>',
+    ):
         choice = ask(client, say, tools=TOOLS).choices[0]
-        assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == (say, None, "stop")
+        assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == (
+            say,
+            None,
+            "stop",
+        )
     cut = ask(client, BERLIN, tools=TOOLS, max_tokens=8).choices[0]
     assert (cut.message.tool_calls, cut.finish_reason) == (None, "length")
 
 
-@given(st.lists(st.sampled_from(["<tool_call>", "</tool_call>", '{"name": "f"}', "<tool", "\n", " ", "x", "_call>"]), max_size=12), st.randoms())
+@given(
+    st.lists(
+        st.sampled_from(["<tool_call>", "</tool_call>", '{"name": "f"}', "<tool", "\n", " ", "x", "_call>"]),
+        max_size=12,
+    ),
+    st.randoms(),
+)
 def test_in_whatever_parts_an_answer_comes_its_calls_are_the_same(parts, draw):
     text = "".join(parts)
     whole = ToolCallReader(ToolForm())
@@ -122,12 +148,21 @@ def test_in_whatever_parts_an_answer_comes_its_calls_are_the_same(parts, draw):
     assert (said + more).split() == expected_text.split()
 
 
-@pytest.mark.parametrize(("choice", "names"), [("required", {"weather", "now"}), ("now", {"now"}), ("weather", {"weather"})])
+@pytest.mark.parametrize(
+    ("choice", "names"), [("required", {"weather", "now"}), ("now", {"now"}), ("weather", {"weather"})]
+)
 @pytest.mark.parametrize("temperature", [0, 1.5])
 def test_a_call_can_be_forced_on_a_model_that_would_say_something_else(client, choice, names, temperature):
     chosen = choice if choice == "required" else {"type": "function", "function": {"name": choice}}
     answer = ask(
-        client, "", tools=TOOLS, tool_choice=chosen, temperature=temperature, seed=4, n=2, parallel_tool_calls=False
+        client,
+        "",
+        tools=TOOLS,
+        tool_choice=chosen,
+        temperature=temperature,
+        seed=4,
+        n=2,
+        parallel_tool_calls=False,
     )
     for each in answer.choices:
         assert each.finish_reason in ("tool_calls", "length")
@@ -169,7 +204,11 @@ def test_an_answer_by_a_schema(client):
     cut = asked(say, WEATHER, max_tokens=4)
     assert cut.finish_reason == "length"
     assert say.startswith(cut.message.content)
-    assert ask(client, '[1]{"a": 1} and more', response_format={"type": "json_object"}).choices[0].message.content.startswith("{")
+    assert (
+        ask(client, '[1]{"a": 1} and more', response_format={"type": "json_object"})
+        .choices[0]
+        .message.content.startswith("{")
+    )
     streamed = ask(client, say, response_format={"type": "json_object"}, stream=True)
     assert "".join(each.choices[0].delta.content or "" for each in streamed) == say
     parsed = client.chat.completions.parse(
@@ -209,23 +248,41 @@ def test_with_a_schema_and_tools_the_answer_is_either(client):
             "JSON Schema of an object",
         ),
         (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "strin"}}}},
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": {"type": "strin"}},
+                }
+            },
             "response_format",
             "Invalid type: strin",
         ),
         (
             {
-                "tools": [{"type": "function", "function": {"name": "f", "strict": True, "parameters": {"properties": 1}}}],
+                "tools": [
+                    {
+                        "type": "function",
+                        "function": {"name": "f", "strict": True, "parameters": {"properties": 1}},
+                    }
+                ],
             },
             "tools",
             "properties must be an object",
         ),
         (
-            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
+            {
+                "messages": [
+                    {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}
+                ]
+            },
             "messages[0].tool_calls[0].function.arguments",
             "JSON object",
         ),
-        ({"messages": [{"role": "tool", "tool_call_id": "x", "content": None}]}, "messages[0].content", "missing"),
+        (
+            {"messages": [{"role": "tool", "tool_call_id": "x", "content": None}]},
+            "messages[0].content",
+            "missing",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(client, asked, field, said):

@@ -1,6 +1,7 @@
 """OpenAI's own client: what it asks for comes, whole and as a stream, and what it can't have is an error of its own kinds."""
 
 import asyncio
+import dataclasses
 import json
 import random
 import signal
@@ -10,10 +11,11 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 from scipy.special import logsumexp
-from tests.serving.openai.conftest import Served, served
+from tests.serving.openai.conftest import TOKEN, Served, served
 from tests.serving.openai.paged_model import END, Paged, chat_tokens, greedy, logits_after
 
 from hooke import UsageError, service
@@ -190,6 +192,64 @@ def test_without_the_token_and_on_unknown_paths_errors_have_the_same_shape(paged
         pytest.raises(openai.NotFoundError, match="no route /v1/images/generations"),
     ):
         client.images.generate(prompt="a cat")
+
+
+def test_errors_of_bodies_and_methods_have_the_same_shape(paged):
+    headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
+    path = f"{paged.address}/v1/chat/completions"
+    for given, status, said in (
+        ({"content": b'{"model": '}, 400, "truncated"),
+        ({"content": b'{"model": "x", "messages": [{"a": ' + b"[" * 5000}, 400, "nested"),
+        ({"content": b"[]"}, 400, "Expected `object`"),
+        ({"content": b"{}", "headers": {**headers, "content-type": "text/plain"}}, 415, "application/json"),
+    ):
+        answer = httpx.post(path, **{"headers": headers, **given})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["type"]) == (status, "invalid_request_error")
+        assert said in error["message"]
+    assert httpx.get(path, headers=headers).json()["error"]["message"].endswith("takes POST")
+    refused = httpx.post(path, headers={**headers, "authorization": "Bearer x"}, content=b"{}")
+    assert refused.json()["error"]["code"] == "invalid_api_key"
+
+
+def test_too_many_requests_say_when_to_come_again(caplog):
+    def setup(self):
+        Paged.setup(self)
+        self.limits = dataclasses.replace(self.limits, slots=1, max_waiting=1)
+
+    full = service(protocol="openai", timeout="20s")(type("Full", (Paged,), {"setup": setup}))
+    with served(full) as it, it.client() as client:
+        asked = {
+            "model": "Full",
+            "prompt": LONG,
+            "max_tokens": 300,
+            "logit_bias": {"97": 100, str(END): -100},
+        }
+        with client.completions.create(**asked, stream=True) as first:
+            next(first)
+            waits = threading.Thread(target=client.completions.create, kwargs=asked)
+            waits.start()
+            while not it.replica._openai._engine.scheduler.waiting:
+                time.sleep(0.001)
+            with pytest.raises(openai.RateLimitError) as caught:
+                client.completions.create(**asked)
+        waits.join()
+    assert caught.value.code == "rate_limit_exceeded"
+    assert caught.value.response.headers["retry-after"] == "1"
+
+
+def test_its_document_has_the_routes_and_its_page_examples_that_are_answered(paged):
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    told = httpx.get(f"{paged.address}/-/openapi.json", headers=headers).json()
+    page = httpx.get(f"{paged.address}/-/docs", headers=headers).text
+    for path in ("chat/completions", "completions", "responses", "embeddings"):
+        post = told["paths"][f"/v1/{path}"]["post"]
+        (body,) = post["requestBody"]["content"]["application/json"]["schema"]["examples"]
+        answer = httpx.post(f"{paged.address}/v1/{path}", headers=headers, json=body)
+        assert answer.status_code == 200, answer.text
+        assert f"</span>/v1/{path}</h2>" in page
+    assert "max_completion_tokens" in page
+    assert "/v1/models/{model}" in page
 
 
 def test_an_exception_of_the_model_fails_its_requests_and_no_later_one(paged, client, caplog):

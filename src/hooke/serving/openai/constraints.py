@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import UsageError
 from hooke.serving.openai.tools import AskedTools, ToolForm
 from hooke.serving.problems import Problem, WrongField
@@ -45,7 +46,9 @@ def read_format(format: Any, where: str, *, flat: bool = False) -> dict[str, Any
     return schema
 
 
-def constraining_grammar(schema: dict[str, Any] | None, tools: AskedTools | None, form: ToolForm | None) -> str | None:
+def constraining_grammar(
+    schema: dict[str, Any] | None, tools: AskedTools | None, form: ToolForm | None
+) -> str | None:
     """What an answer must follow, as a grammar of llguidance; None: nothing. Raises WrongField for tools that cannot be forced.
 
     With a schema the answer is JSON or, if there are tools, calls. Else it may be text around calls, whose arguments follow their schemas.
@@ -54,7 +57,9 @@ def constraining_grammar(schema: dict[str, Any] | None, tools: AskedTools | None
         return None if schema is None else f"start: {_json(schema)}\n"
     if form.own:
         field = "tool_choice" if tools.required else "tools"
-        raise WrongField(field, "calls cannot be forced to a schema here: the model has a form of its own for them")
+        raise WrongField(
+            field, "calls cannot be forced to a schema here: the model has a form of its own for them"
+        )
     names = [f"call_{at}" for at in range(len(tools.callable))]
     begin, end = (json.dumps(each) for each in form.marks)
     rules = [f"call: {' | '.join(names)}\n"]
@@ -114,7 +119,7 @@ class TokenConstraints:
         if importlib.util.find_spec("llguidance") is None:
             raise UsageError(
                 "token_bytes is for answers by a JSON Schema, which need llguidance, and it is not installed",
-                fix='install it: pip install "hooke-ml[structured]"; or leave token_bytes out',
+                fix=f"{install_command('structured')}, or leave token_bytes out",
             )
         self._texts = token_bytes
         self._ends = sorted(end)
@@ -158,7 +163,7 @@ class _Vocabulary:
     """What llguidance reads of a model's tokens. Text that has no choice becomes tokens by the longest that fits."""
 
     is_tokenizer_wrapper = True
-    bos_token_id = None
+    bos_token_id: int | None = None
 
     def __init__(self, texts: Sequence[bytes], ends: Sequence[int]) -> None:
         self.tokens = [bytes(each) for each in texts]

@@ -18,9 +18,11 @@ from hooke.serving.problems import Problem, WrongField
 __all__ = [
     "AnswerWriter",
     "AskedAnswer",
+    "ChatBody",
+    "CompletionBody",
     "EmbeddingsBody",
-    "error_body",
     "bounded",
+    "error_body",
     "in_range",
     "likely_tokens",
     "read_body",
@@ -130,7 +132,7 @@ def read_chat(data: bytes) -> AskedAnswer:
     messages = [_message(at, message) for at, message in enumerate(body.messages)]
     if body.functions:
         raise WrongField("functions", "is not supported; use tools")
-    tools = read_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
+    tools = read_tools(body.tools, body.tool_choice, parallel=body.parallel_tool_calls)
     schema = read_format(body.response_format, "response_format")
     if body.top_logprobs is not None and not body.logprobs:
         raise WrongField("top_logprobs", "it needs logprobs=true")
@@ -147,9 +149,7 @@ def read_completion(data: bytes) -> AskedAnswer:
     if body.echo or body.suffix or (body.best_of or 1) > (body.n or 1):
         named = "echo" if body.echo else "suffix" if body.suffix else "best_of"
         raise WrongField(named, "this service does not support it")
-    most = (
-        DEFAULT_COMPLETION if body.max_tokens is None else bounded(body.max_tokens, "max_tokens", 1, 2**31)
-    )
+    most = DEFAULT_COMPLETION if body.max_tokens is None else bounded(body.max_tokens, "max_tokens", 1, 2**31)
     logprobs = bounded(body.logprobs, "logprobs", 0, MOST_LIKELY)
     return _asked(body, _prompts(body.prompt), most, chat=False, logprobs=logprobs)
 
@@ -295,6 +295,7 @@ _KINDS = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+_CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 
 class _Error(msgspec.Struct):
@@ -307,7 +308,7 @@ class _Error(msgspec.Struct):
 def error_body(problem: Problem) -> bytes:
     """A problem as `{"error": {"message", "type", "param", "code"}}`."""
     kind = _KINDS.get(problem.status, "server_error" if problem.status >= 500 else "invalid_request_error")
-    code = problem.reason if "_" in problem.reason else None
+    code = problem.reason if "_" in problem.reason else _CODES.get(problem.status)
     field = problem.field if isinstance(problem, WrongField) else None
     return msgspec.json.encode({"error": _Error(problem.detail, kind, field or None, code)})
 
@@ -378,7 +379,9 @@ class AnswerWriter:
 
     def last(self, used: Mapping[str, Any]) -> bytes:
         """The end of the stream, after the count of tokens if it was asked for."""
-        counted = server_sent({**self._chunk, "choices": [], "usage": used}) if self._asked.with_usage else b""
+        counted = (
+            server_sent({**self._chunk, "choices": [], "usage": used}) if self._asked.with_usage else b""
+        )
         return counted + b"data: [DONE]\n\n"
 
     def failed(self, problem: Problem) -> bytes:

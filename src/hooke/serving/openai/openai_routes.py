@@ -22,17 +22,20 @@ from hooke.serving.openai.constraints import TokenConstraint, TokenConstraints, 
 from hooke.serving.openai.messages import (
     AnswerWriter,
     AskedAnswer,
+    ChatBody,
+    CompletionBody,
+    EmbeddingsBody,
     read_chat,
     read_completion,
     read_embeddings,
     usage,
 )
-from hooke.serving.openai.responses import ResponseWriter, read_response
+from hooke.serving.openai.responses import ResponseBody, ResponseWriter, read_response
 from hooke.serving.openai.sampling import ChosenToken
 from hooke.serving.openai.token_engine import GrowingAnswer, TokenEngine, TokenUpdate
 from hooke.serving.openai.tools import ToolCall, ToolCallReader, ToolForm, takes_tools
 from hooke.serving.problems import Problem, WrongField, too_many
-from hooke.serving.routes import Route
+from hooke.serving.routes import Operation, Route
 from hooke.serving.service import Service
 from hooke.serving.token_metrics import TokenFamily
 
@@ -88,13 +91,20 @@ class OpenAIRoutes:
 
     def routes(self) -> Iterator[Route]:
         """All routes."""
-        yield Route(CHAT, {"POST": self._chat})
-        yield Route(COMPLETIONS, {"POST": self._complete})
-        yield Route(RESPONSES, {"POST": self._respond})
+        name = self._declared.name
+        messages = {"model": name, "messages": [{"role": "user", "content": "Hello"}]}
+        yield Route(CHAT, {"POST": self._chat}, operation=_operation("A chat.", ChatBody, messages))
+        asked = {"model": name, "prompt": "Hello"}
+        completion = _operation("A completion of text.", CompletionBody, asked)
+        yield Route(COMPLETIONS, {"POST": self._complete}, operation=completion)
+        asked = {"model": name, "input": "Hello"}
+        response = _operation("A response; nothing of it is kept.", ResponseBody, asked)
+        yield Route(RESPONSES, {"POST": self._respond}, operation=response)
         if hasattr(self._declared.made_by, "embed"):
-            yield Route(f"{OPENAI}embeddings", {"POST": self._embed})
-        yield Route(f"{OPENAI}models", {"GET": self._list})
-        yield Route(f"{OPENAI}models/{{model}}", {"GET": self._get})
+            said = Operation(said="Vectors of texts.", body=EmbeddingsBody, example=asked)
+            yield Route(f"{OPENAI}embeddings", {"POST": self._embed}, operation=said)
+        yield Route(f"{OPENAI}models", {"GET": self._list}, operation=Operation(said="The model."))
+        yield Route(f"{OPENAI}models/{{model}}", {"GET": self._get}, operation=Operation(said="The model."))
 
     async def _list(self, exchange: Exchange) -> None:
         listed = {"object": "list", "data": [self._model()]}
@@ -187,14 +197,18 @@ class OpenAIRoutes:
             if asked.tools is not None:
                 raise WrongField("tools", "this service does not support tools")
             if any(_is_of_tools(each) for each in asked.prompts[0] if asked.chat):
-                raise WrongField("messages", "calls of tools and their results are not supported by this service")
+                raise WrongField(
+                    "messages", "calls of tools and their results are not supported by this service"
+                )
         grammar = constraining_grammar(asked.schema, asked.tools, self._form)
         if grammar is None:
             return []
         field = "tools" if asked.schema is None else asked.schema_field
         known = self._constraints
         if known is None:
-            raise WrongField(field, f"{self._declared.name} cannot keep to a schema: its class has no token_bytes")
+            raise WrongField(
+                field, f"{self._declared.name} cannot keep to a schema: its class has no token_bytes"
+            )
         return await asyncio.to_thread(lambda: [known.constraint(grammar, field) for _ in range(count)])
 
     def _check_room(self, engine: TokenEngine, calls: MethodCalls, count: int, exchange: Exchange) -> None:
@@ -222,15 +236,11 @@ class OpenAIRoutes:
             reader=ToolCallReader(self._form) if asked.tools is not None and self._form is not None else None,
         )
 
-    async def _whole(
-        self, exchange: Exchange, writer: AnyWriter, answers: Sequence[GrowingAnswer]
-    ) -> None:
+    async def _whole(self, exchange: Exchange, writer: AnyWriter, answers: Sequence[GrowingAnswer]) -> None:
         whole = [await _collected(each) for each in answers]
         await exchange.answer(200, writer.whole(whole, _usage(answers, writer.n)), JSON)
 
-    async def _stream(
-        self, exchange: Exchange, writer: AnyWriter, answers: Sequence[GrowingAnswer]
-    ) -> None:
+    async def _stream(self, exchange: Exchange, writer: AnyWriter, answers: Sequence[GrowingAnswer]) -> None:
         updates = _merged(answers)
         try:
             # The first token decides the status: an error before it is a plain refusal.
@@ -304,6 +314,10 @@ def _limits(exchange: Exchange) -> list[tuple[bytes, bytes]]:
     """The headers that say what is left of its key's tokens."""
     said = exchange.tokens.headers(time.monotonic()) if exchange.tokens is not None else {}
     return [(name.encode(), value.encode()) for name, value in said.items()]
+
+
+def _operation(said: str, body: type, example: dict[str, Any]) -> Operation:
+    return Operation(said=said, body=body, example=example, streams=True)
 
 
 def _is_of_tools(message: Any) -> bool:

@@ -24,7 +24,7 @@ from hooke.serving.openai.token_engine import TokenUpdate
 from hooke.serving.openai.tools import ToolCall, read_call, read_tools
 from hooke.serving.problems import Problem, WrongField
 
-__all__ = ["AskedResponse", "ResponseWriter", "read_response"]
+__all__ = ["AskedResponse", "ResponseBody", "ResponseWriter", "read_response"]
 
 ROLES = ("user", "assistant", "system", "developer")
 _encode = msgspec.json.Encoder().encode
@@ -81,7 +81,7 @@ def read_response(data: bytes) -> AskedResponse:
             raise WrongField(name, why)
     if body.truncation not in (None, "disabled"):
         raise WrongField("truncation", "must be disabled: a prompt that is too long is refused here")
-    tools = read_tools(body.tools, body.tool_choice, body.parallel_tool_calls, flat=True)
+    tools = read_tools(body.tools, body.tool_choice, parallel=body.parallel_tool_calls, flat=True)
     schema = read_format((body.text or {}).get("format"), "text.format", flat=True)
     likely = bounded(body.top_logprobs, "top_logprobs", 0, MOST_LIKELY) or 0
     sampling = TokenSampling(
@@ -141,24 +141,28 @@ def _messages(body: ResponseBody) -> list[dict[str, Any]]:
         raise WrongField("input", "must not be empty")
     for at, item in enumerate(body.input):
         where = f"input[{at}]"
-        kind = item.get("type", "message")
-        if kind == "function_call":
+        if item.get("type") == "function_call":
             if not made or made[-1]["role"] != "assistant":
                 made.append({"role": "assistant", "content": ""})
-            made[-1].setdefault("tool_calls", []).append(read_call(item.get("call_id"), item, where))
-        elif kind == "function_call_output":
-            if not isinstance(item.get("call_id"), str):
-                raise WrongField(f"{where}.call_id", "is missing or is not a string")
-            text = text_of(item.get("output"), f"{where}.output")
-            made.append({"role": "tool", "tool_call_id": item["call_id"], "content": text})
-        elif kind == "message":
-            if item.get("role") not in ROLES:
-                raise WrongField(f"{where}.role", f"must be one of {', '.join(ROLES)}")
-            text = text_of(item.get("content"), f"{where}.content")
-            made.append({"role": item["role"], "content": text})
+            call = read_call(item.get("call_id"), item, where)
+            made[-1].setdefault("tool_calls", []).append(call)
         else:
-            raise WrongField(f"{where}.type", f"{str(kind)[:80]} is not supported by this service")
+            made.append(_message(item, where))
     return made
+
+
+def _message(item: Mapping[str, Any], where: str) -> dict[str, Any]:
+    kind = item.get("type", "message")
+    if kind == "function_call_output":
+        if not isinstance(item.get("call_id"), str):
+            raise WrongField(f"{where}.call_id", "is missing or is not a string")
+        text = text_of(item.get("output"), f"{where}.output")
+        return {"role": "tool", "tool_call_id": item["call_id"], "content": text}
+    if kind != "message":
+        raise WrongField(f"{where}.type", f"{str(kind)[:80]} is not supported by this service")
+    if item.get("role") not in ROLES:
+        raise WrongField(f"{where}.role", f"must be one of {', '.join(ROLES)}")
+    return {"role": item["role"], "content": text_of(item.get("content"), f"{where}.content")}
 
 
 # --- The answer, whole or as events.
@@ -175,9 +179,19 @@ class _Item:
 
     def shown(self, status: str, content: Sequence[Any] = ()) -> dict[str, Any]:
         if self.call is None:
-            return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": content}
+            return {
+                "id": self.id,
+                "type": "message",
+                "status": status,
+                "role": "assistant",
+                "content": content,
+            }
         _, name, arguments = self.call
-        said = {"call_id": self.call.id, "name": name, "arguments": arguments if status == "completed" else ""}
+        said = {
+            "call_id": self.call.id,
+            "name": name,
+            "arguments": arguments if status == "completed" else "",
+        }
         return {"id": self.id, "type": "function_call", "status": status, **said}
 
 

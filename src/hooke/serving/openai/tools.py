@@ -55,7 +55,7 @@ class AskedTools:
 
 
 def read_tools(
-    tools: Sequence[Any] | None, choice: Any, parallel: bool | None, *, flat: bool = False
+    tools: Sequence[Any] | None, choice: Any, *, parallel: bool | None, flat: bool = False
 ) -> AskedTools | None:
     """The tools of a request; None if there are none, or none may be called. `flat`: as `/v1/responses` has them. Raises WrongField."""
     functions = tuple(_function(f"tools[{at}]", tool, flat=flat) for at, tool in enumerate(tools or ()))
@@ -68,7 +68,9 @@ def read_tools(
             raise WrongField("tool_choice", f"only functions can be chosen, and {_shown(choice)} is none")
         if named.get("name") not in names:
             raise WrongField("tool_choice", f"{_shown(named.get('name'))} is not among the tools")
-        return AskedTools(functions=functions, required=True, name=named["name"], parallel=parallel is not False)
+        return AskedTools(
+            functions=functions, required=True, name=named["name"], parallel=parallel is not False
+        )
     if choice not in (None, *_CHOICES):
         raise WrongField("tool_choice", f"{_shown(choice)} is not one of {', '.join(_CHOICES)}")
     if not functions and choice == "required":
@@ -132,17 +134,16 @@ def takes_tools(made: Any) -> ToolForm | None:
     """How a service's class says calls; None if its `encode` takes no tools."""
     if "tools" not in inspect.signature(made.encode).parameters:
         return None
-    marks = tuple(getattr(made, "tool_marks", TOOL_MARKS))
+    begin, end = getattr(made, "tool_marks", TOOL_MARKS)
     own = getattr(made, "read_tool_calls", None)
-    return ToolForm(marks=marks) if own is None else ToolForm(marks=marks, read=own, own=True)
+    return ToolForm(marks=(begin, end), **({} if own is None else {"read": own, "own": True}))
 
 
 def _hermes(text: str) -> list[tuple[str, Any]]:
     """The call in `{"name": "f", "arguments": {}}`. Raises ValueError."""
     said = json.loads(text)
-    if not isinstance(said, dict) or not isinstance(said.get("name"), str):
-        raise ValueError("this is not a call")
-    return [(said["name"], said.get("arguments", {}))]
+    name = said.get("name") if isinstance(said, dict) else None
+    return [(name, said.get("arguments", {}))] if isinstance(name, str) else []
 
 
 class ToolCall(NamedTuple):
@@ -178,7 +179,11 @@ class ToolCallReader:
         while rest:
             if not self._inside:
                 before, mark, rest = rest.partition(begin)
-                kept = len(before) if not mark and last else len(before) - _kept(before, begin if not mark else "")
+                kept = (
+                    len(before)
+                    if not mark and last
+                    else len(before) - _kept(before, begin if not mark else "")
+                )
                 said, blanks = said + before[:kept], before[kept:]
                 if not mark:
                     self._held = blanks
@@ -205,11 +210,17 @@ class ToolCallReader:
 
 
 def _called(name: str, arguments: Any) -> ToolCall:
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    text = (
+        arguments
+        if isinstance(arguments, str)
+        else json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    )
     return ToolCall(f"call_{secrets.token_hex(12)}", name, text)
 
 
 def _kept(text: str, mark: str) -> int:
     """How much of the text's end may belong to a call: the beginning of the mark, and blanks before it."""
-    begun = next((size for size in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:size])), 0)
+    begun = next(
+        (size for size in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:size])), 0
+    )
     return len(text) - len(text[: len(text) - begun].rstrip(_BLANKS))
