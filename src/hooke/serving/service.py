@@ -186,7 +186,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     called `model` of another method is a name in the request, and in the method what `load` returned for it. A model is loaded
     when it is first asked for, beside requests for others. If there is no room, the one gives way that was used least recently.
 
-    `protocol="openai"` makes it a service for OpenAI's clients: `/v1/chat/completions`, `/v1/completions`, `/v1/models`, and `/v1/embeddings` if it has
+    `protocol="openai"` makes it a service for OpenAI's clients: `/v1/chat/completions`, `/v1/completions`, `/v1/responses`, `/v1/models`, and `/v1/embeddings` if it has
     `embed`. The class then has `encode`, `decode` and `step`, the attributes `limits` and `end` (see `hooke.TokenModel`), and computes tokens of all requests together,
     step by step. Its name is the name of the model. A request waits for its first token no longer than `timeout`. Its promise is `slo="p95 first < 2s, each < 100ms"`:
     the time to the first token, and the mean time of each other one, which may be left out. A request that would have its first token too late is refused.

@@ -12,7 +12,7 @@ from tests.serving.openai.conftest import served
 from tests.serving.openai.scripted_model import Plain, Scripted, said_call
 
 from hooke import service
-from hooke.serving.openai.tools import ToolCallReader, ToolForm
+from hooke.serving.openai.tools import ToolCallReader, takes_tools
 
 WEATHER = {
     "type": "object",
@@ -27,6 +27,7 @@ TOOLS = [
     {"type": "function", "function": {"name": "weather", "description": "Tells it.", "parameters": WEATHER}},
     {"type": "function", "function": {"name": "now"}},
 ]
+FORM = takes_tools(Scripted)
 BERLIN = said_call("weather", city="Berlin", days=2)
 
 
@@ -136,9 +137,9 @@ def test_what_is_not_a_call_is_text(client):
 )
 def test_in_whatever_parts_an_answer_comes_its_calls_are_the_same(parts, draw):
     text = "".join(parts)
-    whole = ToolCallReader(ToolForm())
+    whole = ToolCallReader(FORM)
     expected_text, expected = whole.read(text, last=True)
-    reader, said, calls, at = ToolCallReader(ToolForm()), "", [], 0
+    reader, said, calls, at = ToolCallReader(FORM), "", [], 0
     while at < len(text):
         size = draw.randint(1, 4)
         more, found = reader.read(text[at : at + size], last=False)

@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hooke.serving.problems import WrongField
@@ -125,7 +125,7 @@ class ToolForm:
     """How a model says calls: what is between the marks, `read` makes calls of."""
 
     marks: tuple[str, str] = TOOL_MARKS
-    read: Callable[[str], Iterable[tuple[str, Any]]] = field(default_factory=lambda: _hermes)
+    read: Callable[[str], Iterable[tuple[str, Any]]]
     own: bool = False
     """Whether the class reads calls itself, so that their form is not known here."""
 
@@ -136,7 +136,7 @@ def takes_tools(made: Any) -> ToolForm | None:
         return None
     begin, end = getattr(made, "tool_marks", TOOL_MARKS)
     own = getattr(made, "read_tool_calls", None)
-    return ToolForm(marks=(begin, end), **({} if own is None else {"read": own, "own": True}))
+    return ToolForm(marks=(begin, end), read=own or _hermes, own=own is not None)
 
 
 def _hermes(text: str) -> list[tuple[str, Any]]:
