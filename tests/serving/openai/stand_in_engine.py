@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":%d,"total_tokens":9}}\n\ndata: [DONE]\n\n'
@@ -44,9 +45,13 @@ class Engine:
             up = asyncio.get_running_loop().time() >= self.ready_at
             whole(writer, 200 if up else 503, {})
         elif path == "/v1/echo":
-            whole(writer, 200, {"target": target, "headers": headers, "body": body.decode(), "left": self.left})
+            whole(
+                writer, 200, {"target": target, "headers": headers, "body": body.decode(), "left": self.left}
+            )
         elif path == "/v1/redirect":
-            writer.write(b"HTTP/1.1 307 Temporary Redirect\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n")
+            writer.write(
+                b"HTTP/1.1 307 Temporary Redirect\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n"
+            )
         elif path == "/v1/plain-error":
             whole(writer, 422, {"detail": "no such field"})
         elif path == "/v1/die":
@@ -66,7 +71,9 @@ class Engine:
         return headers.get("connection") != "close"
 
     async def chat(self, writer, asked) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
         count, gap_s = asked["max_tokens"], asked.get("gap_s", 0.0)
         for number in range(count):
             chunk(writer, EVENT)
@@ -88,18 +95,14 @@ def whole(writer, status: int, value) -> None:
     writer.write(head.encode() + data)
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int)
-    parser.add_argument("--uds")
-    parser.add_argument("--starts-after", type=float, default=0.0)
-    parser.add_argument("--child")
-    asked = parser.parse_args()
-    if asked.child:
-        sleeper = subprocess.Popen(["sleep", "3600"], start_new_session=True)
-        with open(asked.child, "a") as file:
-            file.write(f"{os.getpid()} {sleeper.pid} {os.environ.get('CUDA_VISIBLE_DEVICES', '-')}\n")
+def spawn(file: Path) -> None:
+    """Start a process that leaves the session, and say the pids and the GPUs."""
+    sleeper = subprocess.Popen(["sleep", "3600"], start_new_session=True)
+    with file.open("a") as out:
+        out.write(f"{os.getpid()} {sleeper.pid} {os.environ.get('CUDA_VISIBLE_DEVICES', '-')}\n")
+
+
+async def run(asked: argparse.Namespace) -> None:
     engine = Engine(asyncio.get_running_loop().time() + asked.starts_after)
     if asked.uds:
         server = await asyncio.start_unix_server(engine.serve, asked.uds)
@@ -109,5 +112,18 @@ async def main() -> None:
     await server.serve_forever()
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--uds")
+    parser.add_argument("--starts-after", type=float, default=0.0)
+    parser.add_argument("--child", type=Path)
+    asked = parser.parse_args()
+    if asked.child:
+        spawn(asked.child)
+    asyncio.run(run(asked))
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -62,7 +62,9 @@ def test_the_engine_gets_what_was_sent_and_nothing_of_the_gate(engine):
 @pytest.mark.parametrize("path", ["/v1/../metrics", "/v1/a/%2e%2e/b", "/v1/../../x"])
 def test_no_path_leaves_the_protocol(engine, path):
     with socket.create_connection(("127.0.0.1", int(engine.address.rpartition(":")[2]))) as made:
-        made.sendall(f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {TOKEN}\r\n\r\n".encode())
+        made.sendall(
+            f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {TOKEN}\r\n\r\n".encode()
+        )
         assert made.recv(100).split()[1] == b"400"
 
 
@@ -81,7 +83,9 @@ def test_redirects_are_not_followed_and_errors_have_the_clients_shape(engine):
 
 
 def test_an_answer_that_is_cut_is_cut_for_the_client(engine):
-    with pytest.raises((ConnectionError, urllib.error.URLError, OSError, __import__("http").client.IncompleteRead)):
+    with pytest.raises(
+        (ConnectionError, urllib.error.URLError, OSError, __import__("http").client.IncompleteRead)
+    ):
         ask(engine, "/v1/half")
 
 
@@ -92,7 +96,8 @@ def test_a_client_that_goes_ends_the_call_and_one_that_reads_slowly_stops_the_en
     with made:
         made.sendall(
             b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-            b"authorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b" % (TOKEN.encode(), len(request), request)
+            b"authorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b"
+            % (TOKEN.encode(), len(request), request)
         )
         assert b"200 OK" in made.recv(1000)
         # Nobody reads on, so sockets fill, and memory does not.
@@ -127,7 +132,10 @@ def test_tokens_are_counted_from_usage(engine):
     ("data", "expected"),
     [
         (b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}', (3, 4, 0)),
-        (b'data: {"usage":null}\n\ndata: {"usage":{"prompt_tokens":3,"completion_tokens":4,"prompt_tokens_details":{"cached_tokens":2}}}\n\ndata: [DONE]', (3, 4, 2)),
+        (
+            b'data: {"usage":null}\n\ndata: {"usage":{"prompt_tokens":3,"completion_tokens":4,"prompt_tokens_details":{"cached_tokens":2}}}\n\ndata: [DONE]',
+            (3, 4, 2),
+        ),
         (b'{"usage": {"input_tokens": 5, "output_tokens": 6}}', (5, 6, 0)),
         (b'{"usage": {"prompt_tokens": 3', (0, 0, 0)),
         (b'{"content": "\\"usage\\": {"}', (0, 0, 0)),
@@ -160,8 +168,13 @@ def test_an_engine_with_enough_refuses_more():
 
 
 def test_while_it_starts_requests_wait_and_a_start_that_takes_too_long_is_ended(tmp_path):
-    slow = from_command("slow", [*ENGINE, "--starts-after", "60", "--child", str(tmp_path / "pids")], start_timeout="0.5s")
-    with pytest.raises(HookeError, match=r"not ready within .*: /health answers 503") as refused, served(slow):
+    slow = from_command(
+        "slow", [*ENGINE, "--starts-after", "60", "--child", str(tmp_path / "pids")], start_timeout="0.5s"
+    )
+    with (
+        pytest.raises(HookeError, match=r"not ready within .*: /health answers 503") as refused,
+        served(slow),
+    ):
         pass
     assert "stands in" in refused.value.why
     assert _ended(tmp_path / "pids")
@@ -172,7 +185,15 @@ def _pids(file):
 
 
 def _ended(file):
-    until(lambda: not [pid for pid in _pids(file) if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE])
+    until(
+        lambda: (
+            not [
+                pid
+                for pid in _pids(file)
+                if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+            ]
+        )
+    )
     return True
 
 
@@ -210,7 +231,11 @@ def test_a_unix_socket_needs_no_port():
 def test_another_process_on_the_port_is_not_taken_for_the_engine():
     """The command does not listen on its port, and another process does."""
     with subprocess.Popen([*ENGINE[:2], "--port", "0"]) as other:
-        until(lambda: [one for one in psutil.Process(other.pid).net_connections("tcp") if one.status == "LISTEN"])
+        until(
+            lambda: [
+                one for one in psutil.Process(other.pid).net_connections("tcp") if one.status == "LISTEN"
+            ]
+        )
         (port,) = {one.laddr.port for one in psutil.Process(other.pid).net_connections("tcp")}
         chat = from_command("wrong", ["sleep", "{port}"])
         try:
@@ -244,7 +269,10 @@ class _Undone:
 
 
 def test_a_program_that_is_not_there_is_named():
-    with pytest.raises(UsageError, match="no program 'vlllm'"), served(from_command("lost", "vlllm serve --port {port}")):
+    with (
+        pytest.raises(UsageError, match="no program 'vlllm'"),
+        served(from_command("lost", "vlllm serve --port {port}")),
+    ):
         pass
 
 
@@ -252,11 +280,16 @@ def test_it_ends_with_the_process_that_serves(tmp_path):
     """`hooke serve` in one process, killed: the engine, and a process of its own session, end."""
     (tmp_path / "hooke.toml").touch()
     command = [*ENGINE, "--child", str(tmp_path / "pids")]
-    (tmp_path / "chat.py").write_text(f"from hooke import from_command\nchat = from_command('chat', {command!r})\n")
+    (tmp_path / "chat.py").write_text(
+        f"from hooke import from_command\nchat = from_command('chat', {command!r})\n"
+    )
     said = tmp_path / "said"
     with said.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "hooke", "serve", "chat.py", "--port", "0"], cwd=tmp_path, stdout=output, stderr=output
+            [sys.executable, "-m", "hooke", "serve", "chat.py", "--port", "0"],
+            cwd=tmp_path,
+            stdout=output,
+            stderr=output,
         )
     try:
         until(lambda: process.poll() is not None or "chat answers" in said.read_text())
@@ -272,7 +305,9 @@ def test_it_ends_with_the_process_that_serves(tmp_path):
 def test_a_process_whose_engine_dies_ends_and_says_why(tmp_path):
     (tmp_path / "hooke.toml").touch()
     command = [*ENGINE, "--child", str(tmp_path / "pids")]
-    (tmp_path / "chat.py").write_text(f"from hooke import from_command\nchat = from_command('chat', {command!r})\n")
+    (tmp_path / "chat.py").write_text(
+        f"from hooke import from_command\nchat = from_command('chat', {command!r})\n"
+    )
     with subprocess.Popen(
         [sys.executable, "-m", "hooke", "serve", "chat.py", "--port", "0"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

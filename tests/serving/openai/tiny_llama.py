@@ -8,9 +8,7 @@ __all__ = ["HEAD", "tiny_llama", "tiny_tokenizer"]
 HEAD = 32
 """Width of a head of attention: the smallest that vLLM has kernels for on a CPU."""
 SPECIAL = {"<s>": 0, "</s>": 1, "<pad>": 2}
-TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
-)
+TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
 
 
 def tiny_tokenizer():

@@ -46,7 +46,7 @@ class EngineClient:
         self._free: deque[_Connection] = deque()
         self._all: set[_Connection] = set()
 
-    async def ask(  # noqa: PLR0913 - the parts of a request, each by name
+    async def ask(
         self,
         verb: bytes,
         target: bytes,
@@ -133,7 +133,8 @@ class EngineAnswer:
             if self.complete:
                 return b""
             await self._wait()
-        parts, self._parts, self.size = self._parts, [], 0
+        parts, self.size = self._parts, 0
+        self._parts = []
         self._connection.go_on()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -214,7 +215,8 @@ class _Connection(asyncio.Protocol):
         """Send a request, to which this is the answer. Raises EngineLost."""
         if self.closed:
             raise EngineLost("the engine has closed the connection")
-        self._answer, self._headers = answer, []
+        self._answer = answer
+        self._headers.clear()
         self._parser: Any = httptools.HttpResponseParser(self)
         self._transport.write(request)
 
@@ -256,7 +258,7 @@ class _Connection(asyncio.Protocol):
             self._paused = True
             self._transport.pause_reading()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """As asyncio says."""
         self.closed = True
         self._everyone.discard(self)
@@ -264,7 +266,7 @@ class _Connection(asyncio.Protocol):
             return
         if self._answer.status and not any(self._answer.header(name) for name in _LENGTHS):
             self._answer.complete = True  # such a body ends with its connection
-        said = f": {error}" if error else ""
+        said = f": {exc}" if exc else ""
         self._answer.tell()
         self._answer.fail(EngineLost(f"the engine closed the connection before the end of its answer{said}"))
 
@@ -278,9 +280,9 @@ class _Connection(asyncio.Protocol):
         """The head is complete; an interim one (1xx) is not the answer's."""
         status = self._parser.get_status_code()
         if status >= 200 and self._answer is not None:
-            self._answer.headers = self._headers
+            self._answer.headers = list(self._headers)
             self._answer.began(status)
-        self._headers = []
+        self._headers.clear()
 
     def on_body(self, data: bytes) -> None:
         """A part of the body."""

@@ -334,5 +334,3 @@ def _free_port() -> int:
     with socket.socket() as made:
         made.bind((HOST, 0))
         return int(made.getsockname()[1])
-
-

@@ -202,7 +202,11 @@ class EngineRoutes:
 def _target(exchange: Exchange) -> bytes:
     """The path and the query for the engine, as the client has sent them. Raises Problem (400) for a path that leaves /v1/."""
     target = exchange.target
-    if not target.startswith(OPENAI.encode()) or ".." in exchange.path.split("/") or not _SANE.fullmatch(target):
+    if (
+        not target.startswith(OPENAI.encode())
+        or ".." in exchange.path.split("/")
+        or not _SANE.fullmatch(target)
+    ):
         raise Problem(400, f"the path does not stay under {OPENAI}")
     return target
 
@@ -251,7 +255,9 @@ def usage_of(data: bytes) -> dict[str, int]:
         begins = data.find(b"{", at)
         if begins >= 0 and not data[at + 7 : begins].strip(b" :\n"):
             try:
-                found = msgspec.convert(_DECODER.raw_decode(data[begins:].decode("utf-8", "replace"))[0], _Used)
+                found = msgspec.convert(
+                    _DECODER.raw_decode(data[begins:].decode("utf-8", "replace"))[0], _Used
+                )
                 break
             except (ValueError, msgspec.ValidationError):
                 found = _Used()
