@@ -6,7 +6,7 @@ EXTRAS := remote,dask,ray,demo,data,features,plot,mlflow,comet,neptune,models,se
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-canary soak-causes soak-exports soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-lambda soak-loaders soak-tokens soak-zero check bench bench-costs docs screenshots clean
+.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-canary soak-causes soak-engines soak-exports soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-lambda soak-loaders soak-zero check bench bench-costs docs screenshots clean
 
 # Most tests wait for processes, so more of them run at once than there are cores: the order is that of tests/fixtures/sessions.py.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
@@ -42,6 +42,9 @@ campaigns: venv  ## run all campaigns in full, and record that they passed
 
 soak-causes: venv  ## plant ten causes of lost time in real workers, 120 studies, and record what is named
 	$(BIN)/python -m benchmarks.causes
+
+soak-engines: venv  ## run vLLM for CPUs, llama.cpp's server and `transformers serve` behind the front, measure what that costs, and record it
+	$(BIN)/python -m benchmarks.serving.language_engines --record
 
 soak-exports: venv  ## run the flights on Airflow, Prefect and Kubeflow Pipelines, compare their results with those of a run, and record it
 	$(BIN)/python -m benchmarks.exported_flights --record

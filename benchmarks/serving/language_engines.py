@@ -203,7 +203,7 @@ writer.add_tokenizer_pre("default")
 names = sorted(tokens, key=tokens.get)
 writer.add_token_list(names)
 writer.add_token_types([TokenType.CONTROL if name in ("<s>", "</s>", "<pad>") else TokenType.NORMAL for name in names])
-writer.add_token_merges([])
+writer.add_token_merges(["Ā Ā"])  # llama.cpp wants one; two zero bytes do not come
 writer.add_bos_token_id(0)
 writer.add_eos_token_id(1)
 writer.add_pad_token_id(2)

@@ -45,6 +45,7 @@ class EngineClient:
         self._headers = b"".join(b"%b: %b\r\n" % header for header in headers)
         self._free: deque[_Connection] = deque()
         self._all: set[_Connection] = set()
+        self._pruning: asyncio.TimerHandle | None = None
 
     async def ask(
         self,
@@ -86,11 +87,21 @@ class EngineClient:
         """Its answer has come, and it may have another one."""
         connection.freed_at = time.monotonic()
         self._free.append(connection)
+        if self._pruning is None:
+            self._pruning = asyncio.get_running_loop().call_later(IDLE_S, self._prune)
         if len(self._free) > MOST_FREE:
             self._free.popleft().close()
 
+    def _prune(self) -> None:
+        now = time.monotonic()
+        while self._free and now - self._free[0].freed_at >= IDLE_S:
+            self._free.popleft().close()
+        self._pruning = asyncio.get_running_loop().call_later(IDLE_S, self._prune) if self._free else None
+
     def close(self) -> None:
         """End all connections."""
+        if self._pruning is not None:
+            self._pruning.cancel()
         for each in list(self._all):
             each.close()
 

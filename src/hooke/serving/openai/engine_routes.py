@@ -37,8 +37,8 @@ def unhurried_paths(declared: Service) -> tuple[str, ...]:
     return UNHURRIED if declared.protocol == "openai" else ()
 
 
-ASKED_HEADERS = (b"content-type", b"accept", b"traceparent", b"tracestate", b"user-agent")
-"""Headers of the client's that the engine gets. Not among them: the token, cookies, and what is of one connection only."""
+ASKED_HEADERS = (b"content-type", b"accept", b"traceparent", b"tracestate", b"user-agent", b"x-request-id")
+"""Headers of the client's that the engine gets. Not among them: the token, cookies, and what is of one connection only. An id is never ours: llama.cpp's server for Python refuses all but UUIDs."""
 ANSWERED_HEADERS = (b"content-type", b"cache-control", b"content-encoding", b"content-disposition")
 """Headers of the engine's that the client gets, beside `openai-*`, `x-ratelimit-*` and `retry-after`."""
 ANSWERED_STARTS = (b"openai-", b"x-ratelimit-", b"retry-after")
@@ -139,7 +139,6 @@ class EngineRoutes:
 
     async def _pass_on(self, engine: EngineProcess, exchange: Exchange, body: bytes) -> None:
         headers = [(name, value) for name in ASKED_HEADERS if (value := exchange.headers.get(name))]
-        headers.append((b"x-request-id", exchange.id))
         verb = b"GET" if exchange.verb == "HEAD" else exchange.verb.encode()
         try:
             answer = await engine.client.ask(

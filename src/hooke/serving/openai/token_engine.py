@@ -491,12 +491,13 @@ class TokenEngine:
             request = answer.request
             if not isinstance(update, TokenUpdate) or request is None:
                 continue
-            if answer.said:
-                meter.next(now - answer.said)
-                meter.tokens(0, len(update.tokens))
-            else:
+            new = len(update.tokens)  # none at the end that the model has chosen
+            if not answer.said:
                 meter.first(now - answer.arrived)
-                meter.tokens(request.prompt, len(update.tokens), cached=request.reused)
+                meter.tokens(request.prompt, new, cached=request.reused)
+            elif new:
+                meter.next(now - answer.said)
+                meter.tokens(0, new)
             answer.said = now
             if update.reason is not None:
                 meter.ended(update.reason, now - answer.arrived)
