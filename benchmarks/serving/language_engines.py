@@ -59,6 +59,8 @@ class Engine:
     model: str
     options: dict[str, Any] = field(default_factory=dict)
     adapter: str = ""
+    counted: bool = True
+    """Whether its streams have a usage."""
     tokens: int = 200
     """Of each stream, while costs are measured."""
 
@@ -115,7 +117,7 @@ def vllm(folder: Path) -> Engine:
         "--served-model-name",
         "tiny",
         "--max-model-len",
-        "1024",
+        "8192",
         "--dtype",
         "float32",
         "--enforce-eager",
@@ -139,8 +141,10 @@ def llama(folder: Path) -> Engine:
         "--model_alias",
         "tiny",
     ]
-    words += ["--host", "{host}", "--port", "{port}", "--n_ctx", "1024", "--api_key", "{api_key}"]
-    return Engine("llama.cpp", version, words, "tiny", {"ready": "/v1/models", "metrics": None})
+    words += ["--host", "{host}", "--port", "{port}", "--n_ctx", "8192", "--api_key", "{api_key}"]
+    return Engine(
+        "llama.cpp", version, words, "tiny", {"ready": "/v1/models", "metrics": None}, counted=False
+    )
 
 
 ENGINES = {"stand-in": stand_in, "transformers": transformers, "vllm": vllm, "llama": llama}
@@ -257,7 +261,7 @@ def checked(engine: Engine) -> dict[str, Any]:
             names = [each.id for each in client.models.list()]
             assert engine.model in names, names
             said = engine_checks.chats(client, engine.model)
-            engine_checks.streams(client, engine.model, said)
+            engine_checks.streams(client, engine.model, said, counted=engine.counted)
             engine_checks.refuses(made, client)
             passed += ["chat", "stream", "errors"]
             if engine.adapter:

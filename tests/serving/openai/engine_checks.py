@@ -82,8 +82,8 @@ def chats(client: openai.OpenAI, model: str) -> str:
     return answer.choices[0].message.content
 
 
-def streams(client: openai.OpenAI, model: str, expected: str) -> None:
-    """The same as a stream, in as many events as there are tokens."""
+def streams(client: openai.OpenAI, model: str, expected: str, *, counted: bool = True) -> None:
+    """The same as a stream, in about as many events as there are tokens; `counted`, with the usage."""
     events = list(
         client.chat.completions.create(
             model=model,
@@ -100,7 +100,7 @@ def streams(client: openai.OpenAI, model: str, expected: str) -> None:
     ]
     assert "".join(said) == expected
     assert len(said) > 4, "it is not kept back"
-    assert [each.usage.completion_tokens for each in events if each.usage][-1] == 12
+    assert [each.usage.completion_tokens for each in events if each.usage] == [12] * counted
 
 
 def refuses(served: Served, client: openai.OpenAI) -> None:
