@@ -78,6 +78,11 @@ def test_loads_are_what_is_not_answered_and_none_exceeds_its_bound(prompts, repl
         )
         if answered:
             going.pop(0).done()
+        for replica in router._replicas.values():
+            assert set(replica.memory._kept) == {
+                name for name, where in router._where.items() if where >> replica.bit & 1
+            }
+        assert router.route(names, 0, among=[sent.replica]).known == min(len(names), 8)
         loads = [0] * replicas
         for each in going:
             loads[each.replica] += each.tokens

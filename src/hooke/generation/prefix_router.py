@@ -42,27 +42,28 @@ class BlockMemory:
             return 0
         return bisect_left(names, True, key=lambda name: name not in self._kept)
 
-    def use(self, names: Sequence[Hashable], now: int = 0) -> None:
-        """Compute a prompt of these blocks. Of one that does not fit, the beginning is kept."""
+    def use(self, names: Sequence[Hashable], now: int = 0) -> list[Hashable]:
+        """Compute a prompt of these blocks; returns those that are forgotten for it. Of one that does not fit, the beginning is kept."""
         for name in reversed(names[: self.blocks]):
             self._kept[name] = now
             self._kept.move_to_end(name)
-        self._forget()
+        return self._forget()
 
-    def resize(self, blocks: int) -> None:
-        """It has room for so many."""
+    def resize(self, blocks: int) -> list[Hashable]:
+        """It has room for so many; returns what is forgotten."""
         self.blocks = blocks
-        self._forget()
+        return self._forget()
 
-    def _forget(self) -> None:
-        while len(self._kept) > self.blocks:
-            self._kept.popitem(last=False)
+    def _forget(self) -> list[Hashable]:
+        return [self._kept.popitem(last=False)[0] for _ in range(len(self._kept) - self.blocks)]
 
 
 @dataclass(slots=True)
 class _Replica:
     name: Hashable
     memory: BlockMemory
+    bit: int
+    """Its place in the sets of replicas that know a block."""
     load: int = 0
     speed: float = 1.0
 
@@ -103,6 +104,8 @@ class PrefixRouter:
         self.bound = bound
         self._prompts = 0
         self._replicas: dict[Hashable, _Replica] = {}
+        self._where: dict[Hashable, int] = {}
+        """Block -> the replicas that have it, as bits: so a prompt is looked up once, and not in each memory."""
 
     def __len__(self) -> int:
         return len(self._replicas)
@@ -112,16 +115,25 @@ class PrefixRouter:
 
     def add(self, replica: Hashable, blocks: int) -> None:
         """A replica with memory for so many blocks. One that is known already is as if it was new, but for its load and speed."""
-        known = self._replicas.setdefault(replica, _Replica(replica, BlockMemory(blocks)))
-        known.memory = BlockMemory(blocks)
+        known = self._replicas.get(replica)
+        if known is None:
+            taken = {each.bit for each in self._replicas.values()}
+            bit = next(bit for bit in range(len(taken) + 1) if bit not in taken)
+            self._replicas[replica] = _Replica(replica, BlockMemory(blocks), bit)
+        else:
+            self._forgets(known, known.memory.resize(0))
+            known.memory = BlockMemory(blocks)
 
     def remove(self, replica: Hashable) -> None:
         """It gets nothing more."""
-        self._replicas.pop(replica, None)
+        known = self._replicas.pop(replica, None)
+        if known is not None:
+            self._forgets(known, known.memory.resize(0))
 
     def resize(self, replica: Hashable, blocks: int) -> None:
         """It has memory for so many blocks."""
-        self._replicas[replica].memory.resize(blocks)
+        known = self._replicas[replica]
+        self._forgets(known, known.memory.resize(blocks))
 
     def memory(self, replica: Hashable) -> int:
         """Blocks that it should have."""
@@ -161,8 +173,9 @@ class PrefixRouter:
         if not all_of_them:
             return None
         self._prompts += 1
+        known = self._known(names)
         choices = [
-            _Choice(each.memory.known(names), (each.load + tokens) / each.speed, order, each)
+            _Choice(known.get(each.bit, 0), (each.load + tokens) / each.speed, order, each)
             for order, each in enumerate(all_of_them)
         ]
         staying = [one for one in choices if one.replica.name == stays]
@@ -171,11 +184,41 @@ class PrefixRouter:
         others = [one for one in choices if one is not chosen]
         then = min(others, key=lambda one: one.load).replica.name if others else None
         chosen.replica.load += tokens
-        chosen.replica.memory.use(names, self._prompts)
+        self._uses(chosen.replica, names)
         spilled = chosen.known < best
         return RoutedPrompt(
             chosen.replica.name, then, tokens, chosen.known, spilled=spilled, _at=chosen.replica
         )
+
+    def _known(self, names: Sequence[Hashable]) -> dict[int, int]:
+        """How many of these, from the first on, each replica has that has any, by its bit."""
+        known: dict[int, int] = {}
+        left = self._where.get(names[0], 0) if names else 0
+        at = 0
+        while left:
+            at += 1
+            still = left & self._where.get(names[at], 0) if at < len(names) else 0
+            lost, left = left ^ still, still
+            while lost:
+                bit = lost.bit_length() - 1
+                known[bit] = at
+                lost ^= 1 << bit
+        return known
+
+    def _uses(self, replica: _Replica, names: Sequence[Hashable]) -> None:
+        forgotten = replica.memory.use(names, self._prompts)
+        mask, where = 1 << replica.bit, self._where
+        for name in names[: replica.memory.blocks]:
+            where[name] = where.get(name, 0) | mask
+        self._forgets(replica, forgotten)
+
+    def _forgets(self, replica: _Replica, names: Sequence[Hashable]) -> None:
+        for name in names:
+            left = self._where[name] & ~(1 << replica.bit)
+            if left:
+                self._where[name] = left
+            else:
+                del self._where[name]
 
     def _choose(self, choices: list[_Choice], tokens: int, blocks: int) -> _Choice:
         speeds = sum(one.replica.speed for one in choices)
