@@ -5,7 +5,9 @@
 Nothing is real but the requests. *Batches*: all requests wait at the beginning; a step takes as long with few requests as with many, so
 what is counted is steps. In a static batch all wait for the longest, so the most that can be gained is E[max of B] / mean of the outputs.
 *Prefixes*: a replica computes a prompt's blocks that it does not have at PROMPT_RATE, then a token each TOKEN_S; arrivals are made denser in
-proportion to the fleet. Hits are compared with one memory of all replicas' capacity; the load of a replica is the tokens of what it has not answered.
+proportion to the fleet. The front's balancer sees the first 64 KiB of a prompt and reports that are late, and guesses the answer's length. Hits, of each
+replica's real memory, are compared with one memory of all replicas' capacity; the load of a replica is the tokens of what it has not answered.
+*A slow replica*: four replicas with the real scheduler; a step takes a time of its own and one for each token, in one of them SLOWER times as long.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
+
+from tests.generation.simulated_fleet import TokenFleet
 
 from hooke.generation.page_pool import PagePool
 from hooke.generation.prefix_router import BlockMemory, PrefixRouter, RoutedPrompt
@@ -43,6 +47,7 @@ BYTES, FRONT_BYTES = 4, 64 << 10
 """Bytes of a token, and those of a request that the front sees."""
 REPORT_S, LATE_S = 0.2, 0.15
 """Each replica reports so often, and so much later the balancer hears of it."""
+LOADS, SLOWER, SLOW_S = (0.5, 0.75), 10.0, 120
 WINDOW_S = 10.0
 EDGE = 2
 """Windows at either end in which the fleet fills and empties."""
@@ -250,9 +255,9 @@ class SimulatedFleet:
         seen = [(block, part) for block in asked.blocks for part in parts][: FRONT_BYTES // FRONT_BLOCK]
         blocks = with_unseen(seen, asked.prompt * BYTES // FRONT_BLOCK)
         sent = AskedPrompt(blocks=blocks, size=asked.prompt * BYTES, identity=str(number))
-        began = time.perf_counter()
+        began = time.process_time()
         chosen = self.balancer.choose(sent, at)
-        self.decision_s += time.perf_counter() - began
+        self.decision_s += time.process_time() - began
         replica = int(chosen[0])
         ends, known = self.replicas[replica].take(number, asked, at)
         self.hits += known
@@ -276,6 +281,26 @@ def prefixes(trace: list[Prompt], share: float, replicas: int) -> dict[str, Any]
     return facts | {"windows": len(ratios), "highest_load": round(ratios[-1], 3) if ratios else None}
 
 
+# --- A slow replica.
+
+
+def slow_replica(of_capacity: float) -> dict[str, Any]:
+    """The 99 % quantile of the time to the first token where one of four replicas is SLOWER times as slow, beside that of the other three alone."""
+    slow, others = [1.0, 1.0, 1.0, SLOWER], [1.0, 1.0, 1.0]
+    of_others = TokenFleet(others, seed=SEED).run(seconds=SLOW_S, of_capacity=of_capacity)
+    balanced = TokenFleet(slow, seed=SEED).run(seconds=SLOW_S, of_capacity=of_capacity)
+    by_requests = TokenFleet(slow, seed=SEED, by_requests=True).run(seconds=SLOW_S, of_capacity=of_capacity)
+    return {
+        "of_capacity": of_capacity,
+        "seconds": SLOW_S,
+        "slower": SLOWER,
+        "others_p99_s": round(of_others.p99_s, 3),
+        "p99_s": round(balanced.p99_s, 3),
+        "by_requests_p99_s": round(by_requests.p99_s, 3),
+        "sent": balanced.sent,
+    }
+
+
 def batch_table(record: dict[str, Any]) -> str:
     """Gains of batches."""
     lines = [
@@ -290,10 +315,22 @@ def batch_table(record: dict[str, Any]) -> str:
 def prefix_table(record: dict[str, Any]) -> str:
     """Hits and loads of fleets."""
     lines = [
-        f"| {each['share']:.0%} | {each['replicas']} | {each['hits'] / each['one_memory_hits']:.1%} | {each['highest_load']:.2f}x |\n"
+        f"| {each['share']:.0%} | {each['replicas']} | {each['hits'] / each['one_memory_hits']:.1%} | {each['highest_load']:.2f}x | {each['decision_us']} |\n"
         for each in record["prefixes"]
     ]
-    head = "| memory of all, of the distinct blocks | replicas | hits of one memory | highest load of ten seconds |\n"
+    head = "| memory of all, of the distinct blocks | replicas | hits of one memory | highest load of ten seconds | us of CPU a decision |\n"
+    return f"{head}|---:|---:|---:|---:|---:|\n" + "".join(lines)
+
+
+def slow_table(record: dict[str, Any]) -> str:
+    """Times to the first token with a slow replica."""
+    lines = [
+        f"| {each['of_capacity']:.0%} | {each['others_p99_s']:.2f} s | {each['p99_s']:.2f} s | {each['by_requests_p99_s']:.2f} s |\n"
+        for each in record["slow_replica"]
+    ]
+    head = (
+        "| load, of what all bear | the other three alone | by tokens and speeds | to the fewest requests |\n"
+    )
     return f"{head}|---:|---:|---:|---:|\n" + "".join(lines)
 
 
@@ -306,9 +343,10 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "seed": SEED,
         "batches": [batches(name, slots) for name in ("conversation", "code") for slots in SLOTS],
+        "slow_replica": [slow_replica(load) for load in LOADS],
         "prefixes": [prefixes(trace, share, replicas) for share in SHARES for replicas in REPLICAS],
     }
-    print(batch_table(record), prefix_table(record), sep="\n")
+    print(batch_table(record), prefix_table(record), slow_table(record), sep="\n")
     if asked.record:
         RECORD.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 

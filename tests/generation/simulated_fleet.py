@@ -27,6 +27,11 @@ class SimulatedEngine:
         self.step = None
         self.taken: list[tuple[str, int]] = []
 
+    @property
+    def open(self) -> int:
+        """Requests that are not answered."""
+        return self.scheduler.waiting + len(self.scheduler.running)
+
 
 @dataclass
 class FleetWaits:
@@ -39,7 +44,9 @@ class FleetWaits:
 class TokenFleet:
     """`run` lets requests arrive by chance."""
 
-    def __init__(self, slower: list[float], *, seed: int) -> None:
+    def __init__(self, slower: list[float], *, seed: int, by_requests: bool = False) -> None:
+        """`by_requests`: to where the fewest requests are, and not by the balancer."""
+        self.by_requests = by_requests
         self.engines = [SimulatedEngine(each) for each in slower]
         self.balancer = PromptBalancer()
         self.balancer.publish([str(at) for at in range(len(slower))])
@@ -74,11 +81,11 @@ class TokenFleet:
         prompt = self.draw.randint(*PROMPT)
         request = TokenRequest(prompt=prompt, most=100, arrived=now)
         self.answers[request] = self.draw.randint(*ANSWER)
-        name, identity = (
-            self.balancer.choose(AskedPrompt(size=4 * prompt, identity=str(self.number)), now)[0],
-            str(self.number),
-        )
-        at = int(name)
+        identity = str(self.number)
+        if self.by_requests:
+            at = min(range(len(self.engines)), key=lambda each: self.engines[each].open)
+        else:
+            at = int(self.balancer.choose(AskedPrompt(size=4 * prompt, identity=identity), now)[0])
         self.sent[at] += 1
         assert not self.engines[at].scheduler.offer(request)
         self.engines[at].taken.append((identity, prompt))

@@ -145,7 +145,7 @@ class EndpointThread:
             try:
                 with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # type: ignore[arg-type, return-value]
                     runner.run(self._serve(listening))
-            except Exception:
+            except Exception:  # noqa: BLE001 - it is said, and the proxy notices
                 # The proxy does without; whoever has started the thread goes on.
                 _log.exception("%s has failed, and answers nothing any more", self._name)
 
