@@ -80,6 +80,9 @@ class Replica:
     Creating one raises UsageError for annotations that JSON cannot be read as.
     """
 
+    report_soon: Callable[[], None] | None = None
+    """Called in any thread when a language model has nothing more to do; to be set before `start`."""
+
     def __init__(
         self,
         declared: Service,
@@ -96,8 +99,6 @@ class Replica:
         """Limits that the server keeps to."""
         self.say: Callable[[ModelEvent], None] = lambda _event: None
         """Called on the event loop when the model's own process ends, and when it is back."""
-        self.report_soon: Callable[[], None] = lambda: None
-        """Called in any thread when a language model has nothing more to do; to be set before `start`."""
         self._state = State.STARTING
         self.second_tries: SecondTries | None = None
         """The second tries of all replicas; None: no proxy sends requests again that were sent."""

@@ -149,9 +149,8 @@ class Supervisor:
         self._zero = ZeroPolicy(fixed_s=options.keep_alive_s)
         self._signals = 0
         self._given_up: events.GiveUp | None = None
-        self._renewed = self._looked = self._logs_looked = 0.0
-        self._shed, self._shed_noted = 0, time.monotonic()
-        self._unrouted, self._unrouted_noted = 0, -UNROUTED_EVERY_S
+        self._renewed = self._looked = self._logs_looked = self._unrouted_noted = 0.0
+        self._shed, self._unrouted, self._shed_noted = 0, 0, time.monotonic()
         self._said = self._unlimited = self._no_standby = ""
         """What was said last of the runs, why a log could not be limited, and why no process is kept in reserve."""
         self._said_up = self._draining = self._done = False
@@ -349,7 +348,7 @@ class Supervisor:
     def _note_unrouted(self, now: float) -> None:
         """Record prompts that went without the endpoint picker."""
         prompts = self.proxy.unrouted - self._unrouted
-        if prompts and now - self._unrouted_noted >= UNROUTED_EVERY_S:
+        if prompts and (not self._unrouted or now - self._unrouted_noted >= UNROUTED_EVERY_S):
             self._unrouted, self._unrouted_noted = self.proxy.unrouted, now
             self._record_event(PromptsUnrouted(prompts=prompts))
 

@@ -64,7 +64,7 @@ class OpenAIRoutes:
         self._constraints: TokenConstraints | None = None
         self._began = int(time.time())
 
-    def start(self, calls: MethodCalls, made: Any, idle: Callable[[], None] = lambda: None) -> None:
+    def start(self, calls: MethodCalls, made: Any, idle: Callable[[], None] | None = None) -> None:
         """Serve this object, which is set up; `idle` as in `TokenEngine`. Raises UsageError if it lacks what only `setup` knows."""
         lacking = [name for name in ("limits", "end") if not hasattr(made, name)]
         if lacking:

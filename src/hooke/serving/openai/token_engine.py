@@ -243,7 +243,7 @@ def _overlap(text: str, stop: str) -> int:
 class TokenEngine:
     """The thread of one model. Made and closed on the event loop, after the model's `setup`.
 
-    def __init__(self, model: TokenModel, name: str, idle: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, model: TokenModel, name: str, idle: Callable[[], None] | None = None) -> None:
         """`idle` is called in the thread, when it has nothing more to do; at most once in IDLE_EVERY_S."""
         self.model = model
         self._idle, self._idle_said = idle, 0.0
@@ -338,7 +338,7 @@ class TokenEngine:
                     self._busy_s += time.monotonic() - began
                 if not (self.scheduler.running or self.scheduler.waiting):
                     self._count_load(0.0)
-                    if began - self._idle_said >= IDLE_EVERY_S:
+                    if self._idle is not None and began - self._idle_said >= IDLE_EVERY_S:
                         self._idle_said = began
                         self._idle()
                 self._deliver(updates)
