@@ -246,7 +246,7 @@ def token_curve(known: KnownSteps, lengths: TokenLengths | None = None, *, name:
         loads = [
             TokenLoad(prompts=prompts.tolist(), outputs=outputs.tolist(), users=at_once)
             for prompts, outputs in (
-                lengths.drawn(max(CURVE_REQUESTS, 4 * at_once), chance) for _ in range(CURVE_RUNS)
+                lengths.drawn(max(CURVE_REQUESTS, 5 * at_once), chance) for _ in range(CURVE_RUNS)
             )
         ]
         told = histories(known.law, known.limits, loads, chance)
@@ -293,8 +293,11 @@ def _tokens_per_s(told: RequestTimes) -> float:
 
 def _level(at_once: int, told: Sequence[RequestTimes]) -> TokenLevel:
     def times(name: str, percent: float) -> Estimate:
+        # All users begin together: their first requests see a crowd that is not there later.
         return statistic(
-            f"p{percent:g}", told, lambda each: float(np.nanquantile(getattr(each, name), percent / 100))
+            f"p{percent:g}",
+            told,
+            lambda each: float(np.nanquantile(getattr(each, name)[at_once:], percent / 100)),
         )
 
     return TokenLevel(

@@ -1,0 +1,173 @@
+"""Load tests of language models: a real service answers streams; what was asked, what was seen, and what failed is told as it was."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.serving.openai.conftest import TOKEN, served
+
+from hooke import UsageError
+from hooke.loadtest.generator_process import TokenStream
+from hooke.loadtest.target import constant, parse_target
+from hooke.loadtest.token_bench import (
+    CHAT,
+    COMPLETIONS,
+    TOKEN_EVENTS,
+    TokenOrder,
+    run_token_test,
+    token_facts,
+    token_text,
+)
+from hooke.project.token_lengths import TokenLengths
+
+pytestmark = pytest.mark.heavy
+
+
+NEVER = b"\0" * 9
+"""Prompts are of random bytes."""
+
+
+@pytest.fixture(scope="module")
+def address():
+    with served(slots=8) as made:
+        made.model.undecodable = NEVER
+        yield made
+
+
+def lengths(prompts, outputs):
+    return TokenLengths(name="mine", prompts=np.array(prompts), outputs=np.array(outputs))
+
+
+def order(address, **more):
+    asked = {
+        "lengths": lengths([20, 40], [5, 10]),
+        "rates": (20.0,),
+        "seconds": 1.5,
+        "arrivals": constant,
+        "arrivals_name": "constant",
+    }
+    return TokenOrder(target=parse_target(address), token=TOKEN, timeout_s=20.0, **{**asked, **more})
+
+
+def test_answers_have_the_lengths_that_were_asked_for_and_times_in_order(address):
+    told = []
+    test = run_token_test(order(address.address, first_s=10.0, each_s=5.0), tell=told.append)
+    (level,) = test.levels
+    assert told == [level]
+    assert level.answered == level.count in (29, 30, 31)
+    assert (level.prompt, level.output) == (level.asked_prompt, level.asked_output)
+    assert 29 < level.prompt < 31
+    assert test.prompts == "random token ids below 256"
+    assert test.kept
+    assert level.cached == 0
+    p50 = {name: getattr(level, name)[0] for name in ("first_s", "each_s", "whole_s")}
+    assert 0 < p50["first_s"].value < p50["whole_s"].value
+    assert 0 < p50["each_s"].value < p50["whole_s"].value
+    assert level.good.value == pytest.approx(20, rel=0.1)
+    assert level.output_rate.value == pytest.approx(150, rel=0.25)
+    facts = json.loads(json.dumps(token_facts(test), allow_nan=False))
+    assert facts["levels"][0]["first_s"]["p95"]["interval"][0] > 0
+    assert "first token p50" in token_text(test)
+
+
+def test_words_are_as_long_as_asked_where_the_service_takes_no_ids(address):
+    test = run_token_test(
+        order(address.address, path=CHAT, lengths=lengths([150, 200], [4, 6]), rates=(10.0,), seconds=1.0),
+        tell=lambda _: None,
+    )
+    (level,) = test.levels
+    assert level.answered == level.count
+    assert level.prompt == pytest.approx(level.asked_prompt, rel=0.05)
+    assert level.output == level.asked_output
+    assert test.prompts.startswith("random words")
+
+
+def test_what_fails_within_a_stream_is_counted_and_no_percentile_hides_it(address):
+    address.model.undecodable = b"e"  # fails the answers that come to this letter, after they began
+    try:
+        test = run_token_test(order(address.address, lengths=lengths([20], [40])), tell=lambda _: None)
+    finally:
+        address.model.undecodable = NEVER
+    (level,) = test.levels
+    failed = level.count - level.answered
+    assert failed > 0
+    assert sum(level.failed.values()) == failed
+    assert not test.kept
+    share = level.answered / level.count
+    for estimate in (*level.first_s, *level.whole_s):
+        percent = float(estimate.name[1:])
+        assert math.isfinite(estimate.value) == (percent / 100 <= share), (estimate, share)
+    assert "without a whole answer" in token_text(test)
+
+
+def test_the_slo_decides_what_is_good(address):
+    test = run_token_test(
+        order(address.address, first_s=1e-9, rates=(10.0,), seconds=1.0), tell=lambda _: None
+    )
+    assert test.levels[0].good.value == 0
+    assert test.levels[0].answered == test.levels[0].count
+
+
+def test_times_count_from_when_a_request_was_due_also_if_no_connection_was_free(address):
+    few = order(address.address, connections=1, lengths=lengths([20], [30]), rates=(40.0,), seconds=0.6)
+    many = replace(few, connections=64)
+    crowded = run_token_test(few, tell=lambda _: None)
+    assert "waited for a connection" in token_text(crowded)
+    alone, free = (test.levels[0] for test in (crowded, run_token_test(many, tell=lambda _: None)))
+    assert alone.waited > 0
+    assert alone.first_s[0].value > free.first_s[0].value
+
+
+def test_what_does_not_fit_into_the_context_is_left_out(address):
+    test = run_token_test(
+        order(address.address, lengths=lengths([20, 5000], [5, 5]), rates=(10.0,), seconds=0.5),
+        tell=lambda _: None,
+    )
+    assert test.order.lengths.left_out == 1
+    assert "1 longer ones do not fit" in token_text(test)
+    with pytest.raises(UsageError, match="fits into a context of 400"):
+        run_token_test(order(address.address, lengths=lengths([5000], [5])), tell=lambda _: None)
+
+
+def test_without_the_token_the_error_says_so(address):
+    with pytest.raises(UsageError, match="answers 401") as refused:
+        run_token_test(replace(order(address.address), token=""), tell=lambda _: None)
+    assert "--token-file" in (refused.value.fix or "")
+
+
+def stream(path, *parts):
+    made = TokenStream(TOKEN_EVENTS[path])
+    for part in parts:
+        made.read(part)
+    return made
+
+
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":4}}}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+class TestStreams:
+    def test_the_first_event_of_a_chat_is_no_token(self):
+        role = b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n'
+        assert math.isnan(stream(CHAT, role).first)
+        said = stream(CHAT, role, b'data: {"choices":[{"delta":{"conte', b'nt":"a"}}]}\n\n', USAGE + DONE)
+        assert not math.isnan(said.first)
+        used, _ = said.ended()
+        assert used is not None
+        assert (used.prompt_tokens, used.completion_tokens, used.cached) == (7, 2, 4)
+
+    @pytest.mark.parametrize(
+        ("end", "said"),
+        [
+            (USAGE, b"usage"),  # cut before the end
+            (b'data: {"error":{"message":"broke"}}\n\n', b"broke"),
+            (b'data: {"error":{"message":"broke"}}\n\n' + DONE, b"broke"),
+            (DONE, b"no usage"),
+        ],
+    )
+    def test_one_that_did_not_end_as_it_should_has_no_counts(self, end, said):
+        used, why = stream(COMPLETIONS, b'data: {"choices":[{"text":"a"}]}\n\n', end).ended()
+        assert used is None
+        assert said in why

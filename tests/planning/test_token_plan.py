@@ -1,0 +1,174 @@
+"""What a language model's service can do, from the windows of a run: its curve, the replicas that users need, and the price of tokens."""
+
+import json
+import math
+import socket
+
+import msgspec
+import numpy as np
+import pytest
+from tests.generation.test_token_law import windows
+
+from hooke import NotEnoughData, UsageError
+from hooke.base.clock import SystemClock
+from hooke.journal.events import RunStarted
+from hooke.journal.run_folders import DRIVER
+from hooke.journal.writer import Journal
+from hooke.planning.token_plan import (
+    TokenQuestion,
+    TokenSlo,
+    known_steps,
+    plan_tokens,
+    token_curve,
+    token_plan_facts,
+    token_plan_text,
+)
+from hooke.project.folder import Project
+from hooke.project.token_lengths import TokenLengths
+from hooke.services.serve_file import load_service
+
+SERVICE = """
+from hooke import service
+
+@service(protocol="openai", cpus=2)
+class Words:
+    def encode(self, prompt):
+        return [1]
+
+    def decode(self, tokens):
+        return ""
+
+    def step(self, pieces):
+        return None
+"""
+PRICES = """# source: our own
+# date: 2026-11-25
+instance_type,gpu,gpus,vcpus,memory_gib,usd_per_hour,spot_usd_per_hour,reserved_usd_per_hour,speed
+small,,0,1,1,0.10,,,1
+alike,,0,4,16,0.40,,,1
+fast,,0,8,64,1.20,,,2-2.5
+unknown,,0,8,64,0.10,,,
+"""
+LENGTHS = TokenLengths(name="mine", prompts=np.array([200, 400, 600]), outputs=np.array([20, 40, 60]))
+SLO = TokenSlo(first_s=1.0, each_s=0.05)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A project with a service, a run of it that determines the law, and prices."""
+    folder = tmp_path_factory.mktemp("words")
+    (folder / "words_of_ours.py").write_text(SERVICE)
+    (folder / "ours.csv").write_text(PRICES)
+    project = Project.find(folder)
+    project.create()
+    declared, _ = load_service(f"{folder}/words_of_ours.py:Words")
+    put(project, "Words-1", windows(1))
+    put(project, "Words-0", windows(1, count=2))
+    return folder, project, declared
+
+
+def put(project, run, told):
+    folder = project.runs.create(run)
+    with Journal.create(folder, DRIVER, durable="group", clock=SystemClock()) as journal:
+        journal.append(
+            RunStarted(
+                run=run,
+                pipeline="Words",
+                entry="words_of_ours.py:Words",
+                kind="service",
+                host=socket.gethostname(),
+            )
+        )
+        for each in told:
+            journal.append(msgspec.structs.replace(each, requests=10, token_limits=(16, 512, 2048, 2048, 16)))
+
+
+def test_the_curve_has_times_and_a_knee_and_can_be_drawn(kept, tmp_path):
+    _, project, _ = kept
+    known = known_steps(project.runs, "Words-1")
+    assert (known.limits.slots, known.limits.context) == (16, 2048)
+    made = token_curve(known, LENGTHS, name="Words")
+    assert [each.at_once for each in made.levels] == [1, 2, 4, 8, 12, 16, 32]
+    first, last = made.levels[0], made.levels[-1]
+    assert first.tokens.value < made.levels[4].tokens.value
+    assert first.each_p50.value < made.levels[5].each_p50.value
+    assert last.first_p95.value > 2 * made.levels[5].first_p95.value  # there are 16 slots: others wait
+    text = made.text(width=100, plain=True)
+    assert "first token p50" in text
+    assert "knee" in text
+    assert len(json.loads(json.dumps(made.facts()))["levels"]) == 7
+    assert made.save(tmp_path / "curve.svg").read_text().startswith("<svg")
+    figure = made.to_plotly()
+    assert {"first token, p95", "each token, p95"} <= {trace.name for trace in figure.data}
+
+
+def test_without_lengths_the_mean_of_the_run_is_meant(kept):
+    _, project, _ = kept
+    known = known_steps(project.runs, "Words-1")
+    assert known.lengths is not None
+    assert "the mean of the run's requests" in token_curve(known).text(width=200, plain=True)
+
+
+def test_the_plan_names_replicas_and_prices_cheapest_first(kept):
+    folder, project, declared = kept
+    question = TokenQuestion(
+        declared=declared,
+        rate=20.0,
+        users="400 users, a request every 20s each",
+        slo=SLO,
+        lengths=LENGTHS,
+        catalog=str(folder / "ours.csv"),
+    )
+    made = plan_tokens(question, project)
+    here, *others = made.offers
+    assert here.rate is not None
+    assert here.rate.interval[0] <= here.rate.value <= here.rate.interval[1]
+    assert here.replicas is not None
+    assert here.replicas[2] == math.ceil(20.0 / here.rate.interval[0])
+    by_name = {each.machine.name: each for each in others}
+    assert by_name["unknown"].refused == "speed unknown"
+    assert by_name["small"].refused == "too small for a replica"
+    alike, fast = by_name["alike"], by_name["fast"]
+    assert (alike.each, fast.each) == (2, 4)
+    assert alike.rate == here.rate
+    assert fast.rate is not None
+    assert fast.rate.value > 1.8 * here.rate.value
+    priced = [each.usd_per_hour for each in others if each.usd_per_hour is not None]
+    assert priced == sorted(priced)
+    assert alike.blended is not None
+    assert alike.instances is not None
+    assert alike.blended.interval[1] == pytest.approx(alike.instances[2] * 0.4 / 3600 / (20 * 440) * 1e6)
+    assert alike.input is not None
+    assert alike.output is not None
+    assert alike.input.value * 400 + alike.output.value * 40 == pytest.approx(alike.blended.value * 440)
+    text = token_plan_text(made)
+    assert "400 users" in text
+    assert "assumed: requests come independently" in text
+    assert "left out: 1 types whose speed is not known" in text
+    facts = json.loads(json.dumps(token_plan_facts(made), allow_nan=False))
+    assert facts["cheapest"] == made.cheapest.machine.id
+
+
+def test_an_slo_that_a_lone_request_misses_has_no_plan(kept):
+    folder, project, declared = kept
+    question = TokenQuestion(
+        declared=declared,
+        rate=1.0,
+        slo=TokenSlo(1e-6, math.inf),
+        lengths=LENGTHS,
+        catalog=str(folder / "ours.csv"),
+    )
+    made = plan_tokens(question, project)
+    assert made.cheapest is None
+    assert made.offers[0].refused == "even a lone request may miss the SLO"
+
+
+def test_what_is_lacking_is_said(kept, tmp_path):
+    folder, project, declared = kept
+    with pytest.raises(NotEnoughData, match="too few"):
+        known_steps(project.runs, "Words-0")
+    other = Project.find(tmp_path)
+    other.create()
+    with pytest.raises(UsageError, match="no run of Words") as refused:
+        plan_tokens(TokenQuestion(declared=declared, rate=1.0, slo=SLO), other)
+    assert "hooke bench" in (refused.value.next or "")
