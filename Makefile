@@ -6,7 +6,7 @@ EXTRAS := remote,dask,ray,demo,data,features,plot,mlflow,comet,neptune,models,se
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-canary soak-causes soak-engines soak-exports soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-lambda soak-loaders soak-zero check bench bench-costs docs screenshots clean
+.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-canary soak-causes soak-exports soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-lambda soak-loaders soak-token-laws soak-zero check bench bench-costs docs screenshots clean
 
 # Most tests wait for processes, so more of them run at once than there are cores: the order is that of tests/fixtures/sessions.py.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
@@ -68,6 +68,10 @@ soak-loaders: venv  ## measure loaders of shuffled batches beside one another, a
 
 soak-canary: venv  ## roll out good and bad versions of a service with kills in each state, and record it
 	$(BIN)/python -m benchmarks.serving.canary --record
+
+soak-token-laws: venv  ## fit laws of tokens on simulated engines and on a real one, count how often their intervals hold, and record it
+	$(BIN)/python -m benchmarks.token_laws --record
+	$(BIN)/python -m benchmarks.token_laws --record --real
 
 soak-zero: venv  ## go from no replica to one and back 200 times with kills in each state, and record it
 	$(BIN)/python -m benchmarks.serving.zero --record

@@ -6,18 +6,24 @@ Each seed: an engine answers ten minutes of one half of Azure's conversations; t
 (`CELLS`: lengths and loads, as a share of what it can do), and each time to the first token and for each other token counts as within the interval that
 was predicted for a request with such a prompt, or such an answer, at that rate, or not. The prediction knows the rate and the lengths' distribution,
 and nothing of the requests. *Percentiles*: whether those of the whole history are within their intervals. *Alone*: `first_token_s` and `token_s`, for
-prompts beside a batch of known size. Engines: see `ENGINES`; no engine has the noise that the law assumes.
+prompts beside a batch of known size. `--real` does the same with the engine and the model of `examples/language_model.py`, one thread. Engines: see `ENGINES`; no engine has the noise that the law assumes.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import importlib
+import importlib.util
 import json
 import math
 import os
 import platform
+import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +46,10 @@ from hooke.generation.token_times import (
 )
 from hooke.journal.service_events import BatchWindow
 from hooke.project.token_lengths import TokenLengths, read_lengths
+from hooke.scaling.families import Floats
 from hooke.scaling.measurements import Estimate
+from hooke.serving.openai.sampling import TokenSampling
+from hooke.serving.openai.token_engine import GrowingAnswer, TokenEngine
 from hooke.serving.stats_windows import StatsWindow
 
 RECORD = Path(__file__).parent / "records" / "token_laws.json"
@@ -275,6 +284,134 @@ def one(asked: tuple[str, int]) -> dict[str, Any]:
     }
 
 
+# --- The real engine with the example's model.
+
+REAL_SCALE, REAL_TRAINED_S, REAL_TESTED_S = 0.04, 120.0, 40.0
+REAL_LOADS = (0.3, 0.6)
+
+
+async def _traffic(
+    engine: TokenEngine, load: TokenLoad, at_end: Callable[[], None] = lambda: None
+) -> tuple[Floats, Floats]:
+    """Send these requests when they are due; (seconds to the first token, seconds for each other one)."""
+    began = time.monotonic()
+    chance = np.random.default_rng()
+
+    async def one_of(number: int) -> tuple[float, float]:
+        due, output = float(load.due[number]), int(load.outputs[number])  # type: ignore[index]
+        await asyncio.sleep(max(began + due - time.monotonic(), 0.0))
+        prompt = chance.integers(32, 127, size=int(load.prompts[number])).tolist()
+        answer = GrowingAnswer(
+            prompt=prompt, most=output, sampling=TokenSampling(temperature=0, ignore_end=True)
+        )
+        engine.submit([answer])
+        first = last = math.nan
+        reason = None
+        while reason is None:
+            reason = (await answer.next()).reason
+            last = time.monotonic() - began
+            first = last if math.isnan(first) else first
+        return first - due, (last - first) / (output - 1) if output > 1 else math.nan
+
+    seen = await asyncio.gather(*(one_of(number) for number in range(len(load.prompts))))
+    at_end()
+    return np.array([each[0] for each in seen]), np.array([each[1] for each in seen])
+
+
+async def _real(model: Any) -> dict[str, Any]:
+    sums, kept = StatsWindow(time.monotonic()), list[BatchWindow]()
+    engine = TokenEngine(model, "Zen", sums.step)
+
+    async def windows() -> None:
+        while True:
+            await asyncio.sleep(WINDOW_S)
+            kept.append(msgspec.structs.replace(sums.take(time.monotonic()), at=time.time()))
+
+    limits = replace(model.limits, max_waiting=100_000, patience_s=1e9)
+    taking = asyncio.ensure_future(windows())
+    chance = np.random.default_rng(SEEDS)
+    learnt, other = (
+        read_lengths(name).scaled(REAL_SCALE).fitting(limits.context)
+        for name in ("azure-conversation", "azure-code")
+    )
+    await _traffic(engine, load_of(learnt, 2.0, 20, chance))
+    kept.clear()
+    rate = 4.0
+    await _traffic(engine, load_of(learnt, rate, round(rate * REAL_TRAINED_S), chance))
+    law = token_law(kept)
+    most = _capacity(law, limits, other)
+    cells = []
+    for share in REAL_LOADS:
+        count = round(share * most * REAL_TESTED_S)
+        told = histories(
+            law, limits, [load_of(other, share * most, count, chance) for _ in range(DRAWS)], chance
+        )
+        forecast = TokenForecast(told)
+        load = load_of(other, share * most, count, chance)
+        first, each = await _traffic(engine, load)
+        several = np.isfinite(each)
+        cells.append(
+            {
+                "load": share,
+                "rate": round(share * most, 2),
+                "first": _within(first, map(forecast.first_s, load.prompts)),
+                "token": _within(each[several], map(forecast.per_token_s, np.asarray(load.outputs)[several])),
+            }
+        )
+    taking.cancel()
+    engine.close()
+    parts = [{"name": each.name, **each.facts()} for each in law.parts()]
+    return {
+        "steps": law.steps,
+        "law": parts,
+        "shared": law.noise.shared,
+        "memory_s": law.noise.memory_s,
+        "cells": cells,
+    }
+
+
+def _capacity(law: TokenLaw, limits: TokenLimits, lengths: TokenLengths) -> float:
+    prompts, outputs = lengths.drawn(200, np.random.default_rng(0))
+    load = TokenLoad(prompts=prompts, outputs=outputs, users=limits.slots)
+    return 200 / float(simulate(limits, load, lambda work, _: law.step_s(work)).ended.max())
+
+
+def real() -> dict[str, Any]:
+    """The example's model on this machine, with whatever else runs there."""
+    spec = importlib.util.spec_from_file_location(
+        "language_model", RECORD.parents[2] / "examples" / "language_model.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["language_model"] = module
+    spec.loader.exec_module(module)
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(1)
+    made = module.Zen.made_by if hasattr(module.Zen, "made_by") else module.Zen
+    model = made()
+    model.setup()
+    return asyncio.run(_real(model))
+
+
+def real_table(record: dict[str, Any]) -> str:
+    """How often what was seen on the real engine was within the interval."""
+    lines = [
+        f"| {each['load']:.0%} | {each['rate']:g} | {_share([each], 'first')} | {_share([each], 'token')} |\n"
+        for each in record["real"]["cells"]
+    ]
+    return "| load | requests/s | first token | each other token |\n|---:|---:|---:|---:|\n" + "".join(lines)
+
+
+def summary(record: dict[str, Any]) -> str:
+    """How often intervals held, for each engine."""
+    lines = []
+    for name in ENGINES:
+        cells = [each for run in record["runs"] if run["engine"] == name for each in run["cells"]]
+        lines.append(f"| {name} | {_share(cells, 'first')} | {_share(cells, 'token')} |\n")
+    return "| engine | first token | each other token |\n|---|---:|---:|\n" + "".join(lines)
+
+
 def table(record: dict[str, Any]) -> str:
     """How often what was seen was within the interval."""
     lines = []
@@ -316,10 +453,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--record", action="store_true", help=f"write {RECORD}")
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument(
+        "--real", action="store_true", help="the real engine with the example's model instead"
+    )
     parser.add_argument("--processes", type=int, default=1)
     asked = parser.parse_args()
+    if asked.real:
+        found = json.loads(RECORD.read_text("utf-8")) | {"real": real()}
+        print(real_table(found))
+        if asked.record:
+            RECORD.write_text(json.dumps(found, separators=(",", ":")) + "\n", "utf-8")
+        return
     work = [(name, seed) for seed in range(asked.seeds) for name in ENGINES]
-    record: dict[str, Any] = {
+    record: dict[str, Any] = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}
+    record |= {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "requests": REQUESTS,
         "histories": DRAWS,
