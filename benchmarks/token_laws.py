@@ -286,8 +286,14 @@ def one(asked: tuple[str, int]) -> dict[str, Any]:
 
 # --- The real engine with the example's model.
 
-REAL_SCALE, REAL_TRAINED_S, REAL_TESTED_S = 0.04, 120.0, 40.0
-REAL_LOADS = (0.3, 0.6)
+REAL_TRAINED_S, REAL_TESTED_S = 60.0, 25.0
+REAL_CELLS = (
+    ("azure-code", 0.04, 0.3),
+    ("azure-code", 0.04, 0.6),
+    ("azure-conversation", 0.08, 0.3),
+    ("azure-conversation", 0.08, 0.6),
+)
+"""Lengths, times a factor, and the load. The law is of conversations times half of that factor."""
 
 
 async def _traffic(
@@ -318,6 +324,12 @@ async def _traffic(
     return np.array([each[0] for each in seen]), np.array([each[1] for each in seen])
 
 
+class _Ends(NamedTuple):
+    low: float
+    value: float
+    high: float
+
+
 async def _real(model: Any) -> dict[str, Any]:
     sums, kept = StatsWindow(time.monotonic()), list[BatchWindow]()
     engine = TokenEngine(model, "Zen", sums.step)
@@ -330,18 +342,16 @@ async def _real(model: Any) -> dict[str, Any]:
     limits = replace(model.limits, max_waiting=100_000, patience_s=1e9)
     taking = asyncio.ensure_future(windows())
     chance = np.random.default_rng(SEEDS)
-    learnt, other = (
-        read_lengths(name).scaled(REAL_SCALE).fitting(limits.context)
-        for name in ("azure-conversation", "azure-code")
-    )
+    learnt = read_lengths("azure-conversation").scaled(0.04).fitting(limits.context)
     await _traffic(engine, load_of(learnt, 2.0, 20, chance))
     kept.clear()
     rate = 4.0
     await _traffic(engine, load_of(learnt, rate, round(rate * REAL_TRAINED_S), chance))
     law = token_law(kept)
-    most = _capacity(law, limits, other)
     cells = []
-    for share in REAL_LOADS:
+    for name, factor, share in REAL_CELLS:
+        other = read_lengths(name).scaled(factor).fitting(limits.context)
+        most = _capacity(law, limits, other)
         count = round(share * most * REAL_TESTED_S)
         told = histories(
             law, limits, [load_of(other, share * most, count, chance) for _ in range(DRAWS)], chance
@@ -352,10 +362,22 @@ async def _real(model: Any) -> dict[str, Any]:
         several = np.isfinite(each)
         cells.append(
             {
+                "lengths": other.name,
                 "load": share,
                 "rate": round(share * most, 2),
                 "first": _within(first, map(forecast.first_s, load.prompts)),
                 "token": _within(each[several], map(forecast.per_token_s, np.asarray(load.outputs)[several])),
+                "seen": [float(value) for value in np.nanquantile(each, [0.05, 0.5, 0.95])],
+                "foretold": [
+                    float(np.median([getattr(told_of, end) for told_of in ends]))
+                    for ends in [
+                        [
+                            _Ends(*forecast.per_token_s(int(output)).ends)
+                            for output in np.asarray(load.outputs)[several][:200]
+                        ]
+                    ]
+                    for end in ("low", "value", "high")
+                ],
             }
         )
     taking.cancel()
@@ -397,10 +419,13 @@ def real() -> dict[str, Any]:
 def real_table(record: dict[str, Any]) -> str:
     """How often what was seen on the real engine was within the interval."""
     lines = [
-        f"| {each['load']:.0%} | {each['rate']:g} | {_share([each], 'first')} | {_share([each], 'token')} |\n"
+        f"| {each['lengths']} | {each['load']:.0%} | {each['rate']:g} | {_share([each], 'first')} | {_share([each], 'token')} |\n"
         for each in record["real"]["cells"]
     ]
-    return "| load | requests/s | first token | each other token |\n|---:|---:|---:|---:|\n" + "".join(lines)
+    return (
+        "| lengths | load | requests/s | first token | each other token |\n|---|---:|---:|---:|---:|\n"
+        + "".join(lines)
+    )
 
 
 def summary(record: dict[str, Any]) -> str:

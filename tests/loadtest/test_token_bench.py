@@ -131,6 +131,20 @@ def test_what_does_not_fit_into_the_context_is_left_out(address):
         run_token_test(order(address.address, lengths=lengths([5000], [5])), tell=lambda _: None)
 
 
+def test_a_traces_arrivals_and_lengths_go_together(address):
+    trace = TokenLengths(
+        name="mine",
+        prompts=np.array([10, 5000, 90]),
+        outputs=np.array([2, 2, 2]),
+        due=np.array([0.0, 0.1, 0.3]),
+    )
+    asked = order(address.address, lengths=trace, arrivals_name="trace", rates=(10.0,), seconds=1.0)
+    (level,) = run_token_test(asked, tell=lambda _: None).levels
+    assert level.answered == level.count
+    assert level.prompt == level.asked_prompt
+    assert 40 < level.prompt < 60
+
+
 def test_without_the_token_the_error_says_so(address):
     with pytest.raises(UsageError, match="answers 401") as refused:
         run_token_test(replace(order(address.address), token=""), tell=lambda _: None)

@@ -36,6 +36,10 @@ DRAWS = 4000
 """Draws of a few steps: the ends of an interval are within a hundredth of its width."""
 
 
+Lengths = Sequence[int] | NDArray[np.int64]
+"""Tokens, one number for each request."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TokenLoad:
     """Requests in the order of their arrival: tokens of prompts and answers (n,).
@@ -44,8 +48,8 @@ class TokenLoad:
     All prompts begin with the same `shared` tokens.
     """
 
-    prompts: Sequence[int]
-    outputs: Sequence[int]
+    prompts: Lengths
+    outputs: Lengths
     due: Floats | None = None
     users: int = 1
     shared: int = 0

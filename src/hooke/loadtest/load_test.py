@@ -54,7 +54,16 @@ from hooke.services.shares import thread_variables
 from hooke.serving.service import Service
 from hooke.serving.stats_windows import merge_windows
 
-__all__ = ["Generator", "ServedFile", "bench_file", "bench_swept", "bench_url", "is_file", "outcomes_of"]
+__all__ = [
+    "Generator",
+    "ServedFile",
+    "bench_file",
+    "bench_swept",
+    "bench_url",
+    "is_file",
+    "outcomes_of",
+    "require_generator",
+]
 
 
 # --- The parent's side of the generator's process.
@@ -584,11 +593,15 @@ def _with_requests(order: BenchOrder, sent: Sent, token: str) -> BenchOrder:
     return dataclasses.replace(order, requests=requests, sent=sent)
 
 
-def _measured(order: BenchOrder, usage: ProcessTreeUsage | None, tell: Tell) -> BenchResult:
+def require_generator() -> None:
+    """Raises MissingExtra if what the load generator needs is not installed."""
     missing = [name for name in ("httptools", "uvloop", "hdrh") if find_spec(name) is None]
     if missing:
         raise MissingExtra(
             f"a load test needs {missing[0]}, which is not installed", fix=install_command("serve")
         )
 
+
+def _measured(order: BenchOrder, usage: ProcessTreeUsage | None, tell: Tell) -> BenchResult:
+    require_generator()
     return run_load_test(order, usage=usage, tell=lambda level: tell(order, level))

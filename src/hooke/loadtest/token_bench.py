@@ -23,9 +23,9 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import aligned, format_seconds
 from hooke.loadtest.bodies import WORDS
 from hooke.loadtest.generator_protocol import Fate, Goal, LevelReport, Outcomes, TokenColumns, name_of
-from hooke.loadtest.load_test import Generator, ServedFile, outcomes_of
+from hooke.loadtest.load_test import Generator, ServedFile, outcomes_of, require_generator
 from hooke.loadtest.rate_search import limited_by
-from hooke.loadtest.target import Arrivals, Target, parse_target, request_bytes
+from hooke.loadtest.target import Arrivals, Target, parse_target, recorded, request_bytes
 from hooke.project.token_lengths import TokenLengths
 from hooke.scaling.families import Floats
 from hooke.scaling.measurements import Estimate, finite
@@ -34,6 +34,7 @@ from hooke.services.serve_file import load_service
 __all__ = [
     "CHAT",
     "COMPLETIONS",
+    "TRACE",
     "TokenLevel",
     "TokenOrder",
     "TokenTest",
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+TRACE = "trace"
+"""The name of arrivals that are those of the lengths."""
 TOKEN_EVENTS = {COMPLETIONS: r'"choices":\s*\[\s*\{', CHAT: r'"(?:content|reasoning_content)":\s*"[^"]'}
 """What is in an event with a token. The first event of a chat only says who speaks."""
 MOST_IDS = 256
@@ -72,6 +75,7 @@ class TokenOrder:
     seconds: float
     arrivals: Arrivals
     arrivals_name: str
+    """`trace`: as the requests of these lengths came, as far as they fit."""
     first_s: float = math.inf
     each_s: float = math.inf
     connections: int = 256
@@ -269,9 +273,12 @@ def run_token_test(order: TokenOrder, *, tell: Callable[[TokenLevel], None]) -> 
 
     Raises UsageError where nothing fits or the service refuses such prompts, HookeError where it does not answer.
     """
+    require_generator()
     client = _Client(order)
     model, context = _model(client)
     lengths = order.lengths.fitting(context) if context is not None else order.lengths
+    if order.arrivals_name == TRACE and lengths.due is not None:
+        order = replace(order, arrivals=recorded(lengths.due))
     order = replace(order, lengths=lengths)
     maker = _maker(client, order, model)
     levels: list[TokenLevel] = []
@@ -343,7 +350,7 @@ class _Seen:
         self._kept = kept = (outcomes.due >= warm_s) & (outcomes.status != Fate.CUT)
         self._order, self._outcomes, self._tokens = order, outcomes, tokens
         self._warm_s, self._report = warm_s, report
-        ended = float(outcomes.due[-1]) if report.stopped else warm_s + order.seconds
+        ended = float(outcomes.due[kept][-1]) if report.stopped else warm_s + order.seconds
         self._seconds = max(ended - warm_s, 1e-3)
         answered = outcomes.answered & np.isfinite(tokens.first)
         self._answered = answered[kept]

@@ -28,10 +28,11 @@ from hooke.loadtest.load_result import BenchOrder, BenchResult, LevelResult
 from hooke.loadtest.load_test import bench_file, bench_swept, bench_url, is_file
 from hooke.loadtest.requests import arrivals_of, bodies_of
 from hooke.loadtest.sweep import Sweep, SweepRow, Varied
-from hooke.loadtest.target import Target, parse_target, recorded
+from hooke.loadtest.target import Target, parse_target, poisson
 from hooke.loadtest.token_bench import (
     CHAT,
     COMPLETIONS,
+    TRACE,
     TokenLevel,
     TokenOrder,
     TokenTest,
@@ -179,6 +180,8 @@ def bench(session: CommandSession, *, target: str, as_json: bool, report: Path |
             f"--report {report}: its folder does not exist", fix="create the folder, or choose another path"
         )
     if asked["lengths"] is not None:
+        if report is not None:
+            raise UsageError("--report does not go with --lengths", fix="use --json, or hooke curve --save")
         return _bench_tokens(session, target, as_json=as_json, **_with_token_defaults(asked))
     _refuse_token_options(asked)
     with _ended_by_sigterm():
@@ -270,7 +273,7 @@ def _token_order(address: Target, rates: tuple[float, ...], asked: dict[str, Any
     path = asked["path"] or address.path or COMPLETIONS
     if path not in (COMPLETIONS, CHAT):
         raise UsageError(f"--path {path} streams no tokens", fix=f"valid: {COMPLETIONS}, {CHAT}")
-    if asked["arrivals"] == "trace" and lengths.due is None:
+    if asked["arrivals"] == TRACE and lengths.due is None:
         raise UsageError(
             f"{asked['lengths']} does not say when requests came",
             fix="add a column t with seconds, or omit --arrivals",
@@ -284,9 +287,7 @@ def _token_order(address: Target, rates: tuple[float, ...], asked: dict[str, Any
         lengths=lengths,
         rates=rates,
         seconds=_positive("--for", asked["seconds"]),
-        arrivals=recorded(lengths.due)
-        if asked["arrivals"] == "trace" and lengths.due is not None
-        else arrivals_of(asked["arrivals"]),
+        arrivals=poisson if asked["arrivals"] == TRACE else arrivals_of(asked["arrivals"]),
         arrivals_name=asked["arrivals"],
         connections=asked["connections"],
         timeout_s=_positive("--timeout", asked["timeout"]),
