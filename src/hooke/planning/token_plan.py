@@ -145,7 +145,7 @@ def newest_steps(project: Project, name: str) -> KnownSteps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenLevel:
+class TokenCurvePoint:
     """With so many requests at once: tokens of answers a second, and percentiles of times."""
 
     at_once: int
@@ -161,7 +161,7 @@ class TokenCurve:
     """Tokens a second and the times of requests over the number of requests at once, with the law of that and its knee in `curve`."""
 
     curve: Curve
-    levels: tuple[TokenLevel, ...]
+    levels: tuple[TokenCurvePoint, ...]
 
     def table(self) -> str:
         """Each number of requests at once, with intervals for a next history like it."""
@@ -227,7 +227,7 @@ def _page(curve: TokenCurve) -> str:
     return curve.to_plotly().to_html(include_plotlyjs=True)
 
 
-def _cells(level: TokenLevel) -> list[str]:
+def _cells(level: TokenCurvePoint) -> list[str]:
     times = [
         format_seconds(level.first_p50.value),
         level.first_p95.shown(format_seconds),
@@ -241,7 +241,7 @@ def token_curve(known: KnownSteps, lengths: TokenLengths | None = None, *, name:
     """Simulate 1, 2, 4, ... requests at once, up to twice the slots. Raises UsageError without lengths, NotEnoughData."""
     lengths = _fitting(known, lengths)
     chance = np.random.default_rng(SEED)
-    levels, throughput = list[TokenLevel](), list[list[float]]()
+    levels, throughput = list[TokenCurvePoint](), list[list[float]]()
     for at_once in _numbers(known.limits.slots):
         loads = [
             TokenLoad(prompts=prompts.tolist(), outputs=outputs.tolist(), users=at_once)
@@ -291,7 +291,7 @@ def _tokens_per_s(told: RequestTimes) -> float:
     return float(told.outputs.sum() / told.ended.max())
 
 
-def _level(at_once: int, told: Sequence[RequestTimes]) -> TokenLevel:
+def _level(at_once: int, told: Sequence[RequestTimes]) -> TokenCurvePoint:
     def times(name: str, percent: float) -> Estimate:
         # All users begin together: their first requests see a crowd that is not there later.
         return statistic(
@@ -300,7 +300,7 @@ def _level(at_once: int, told: Sequence[RequestTimes]) -> TokenLevel:
             lambda each: float(np.nanquantile(getattr(each, name)[at_once:], percent / 100)),
         )
 
-    return TokenLevel(
+    return TokenCurvePoint(
         at_once=at_once,
         tokens=statistic("tokens/s", told, _tokens_per_s),
         first_p50=times("first_s", 50),
