@@ -19,6 +19,7 @@ from hooke.processes.usage import lives
 from hooke.project.folder import Project
 from hooke.services.control_socket import ServiceCommand, send_command
 from hooke.services.single_process import SingleProcess, single_processes
+from hooke.serving.service import Service
 
 __all__ = [
     "PROXY",
@@ -107,10 +108,9 @@ class ServiceFolder:
         """The `ArrivalLog`."""
         return self.path / "arrivals"
 
-    @property
-    def token_arrivals(self) -> Path:
-        """The `ArrivalLog` of a language model, which counts tokens."""
-        return self.path / "token-arrivals"
+    def arrivals_of(self, declared: Service) -> Path:
+        """The `ArrivalLog` of this service: that of a language model counts tokens."""
+        return self.arrivals if declared.protocol is None else self.path / "token-arrivals"
 
     def create(self) -> None:
         """Create it, for its owner alone. Raises HookeError."""

@@ -141,11 +141,7 @@ class Supervisor:
         self._inbox: deque[events.Event | Callable[[], None]] = deque()
         self._wake_reader, self._wake_writer = os.pipe()
         self._aliases = self._aliases_of(source, first)
-        self._autoscaler = Autoscaler(
-            declared,
-            ArrivalLog(folder.arrivals if declared.protocol is None else folder.token_arrivals),
-            self._say_soon,
-        )
+        self._autoscaler = Autoscaler(declared, ArrivalLog(folder.arrivals_of(declared)), self._say_soon)
         self._zero = ZeroPolicy(fixed_s=options.keep_alive_s)
         self._signals = 0
         self._given_up: events.GiveUp | None = None
