@@ -6,7 +6,7 @@ EXTRAS := remote,dask,ray,demo,data,features,plot,mlflow,comet,neptune,models,se
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-canary soak-causes soak-exports soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-lambda soak-loaders soak-token-laws soak-zero check bench bench-costs docs screenshots clean
+.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-canary soak-causes soak-exports soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-lambda soak-loaders soak-schemas soak-zero check bench bench-costs docs screenshots clean
 
 # Most tests wait for processes, so more of them run at once than there are cores: the order is that of tests/fixtures/sessions.py.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
@@ -65,6 +65,9 @@ soak-lambda: venv  ## play 2,000 histories of a fleet on Lambda Cloud's API with
 
 soak-loaders: venv  ## measure loaders of shuffled batches beside one another, and record it
 	$(BIN)/python -m benchmarks.loaders
+
+soak-schemas: venv  ## answer 5,000 random JSON Schemas with a model of random logits, check each answer, and record it
+	$(BIN)/python -m benchmarks.schemas --record
 
 soak-canary: venv  ## roll out good and bad versions of a service with kills in each state, and record it
 	$(BIN)/python -m benchmarks.serving.canary --record

@@ -37,10 +37,10 @@ def tokens_of(text: str) -> list[int]:
     return made
 
 
-def any_logits(tokens: list[int], seed: int = 0) -> np.ndarray:
+def any_logits(tokens: list[int], seed: int = 0, size: int = len(TOKEN_BYTES)) -> np.ndarray:
     """Random ones, a fixed function of all tokens."""
     digest = hashlib.blake2b(np.asarray([seed, *tokens], dtype=np.int64).tobytes(), digest_size=8).digest()
-    return np.random.default_rng(int.from_bytes(digest, "little")).normal(size=len(TOKEN_BYTES)) * 3
+    return np.random.default_rng(int.from_bytes(digest, "little")).normal(size=size) * 3
 
 
 @service(protocol="openai", timeout="20s")

@@ -305,6 +305,8 @@ def test_a_class_without_tools_and_bytes_refuses_them_by_name():
             with pytest.raises(openai.BadRequestError) as caught:
                 client.chat.completions.create(**{"model": "Plain", "messages": messages, **asked})
             assert caught.value.param == field
+        said = {"role": "assistant", "content": "x", "tool_calls": None}  # as clients write messages back
+        client.chat.completions.create(model="Plain", messages=[*messages, said], max_tokens=1)
 
 
 @service(protocol="openai", timeout="20s")

@@ -321,7 +321,7 @@ def _operation(said: str, body: type, example: dict[str, Any]) -> Operation:
 
 
 def _is_of_tools(message: Any) -> bool:
-    return isinstance(message, dict) and (message.get("role") == "tool" or "tool_calls" in message)
+    return isinstance(message, dict) and bool(message.get("role") == "tool" or message.get("tool_calls"))
 
 
 async def _collected(answer: GrowingAnswer) -> TokenUpdate:

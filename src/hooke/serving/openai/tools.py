@@ -65,7 +65,9 @@ def read_tools(
     if isinstance(choice, Mapping):
         named = choice if flat else choice.get("function")
         if choice.get("type") != "function" or not isinstance(named, Mapping):
-            raise WrongField("tool_choice", f"only functions can be chosen, and {_shown(choice)} is none")
+            raise WrongField(
+                "tool_choice", f"must be one of {', '.join(_CHOICES)}, or a function; not {_shown(choice)}"
+            )
         if named.get("name") not in names:
             raise WrongField("tool_choice", f"{_shown(named.get('name'))} is not among the tools")
         return AskedTools(
