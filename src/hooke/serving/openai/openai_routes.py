@@ -30,7 +30,7 @@ from hooke.serving.openai.messages import (
     read_embeddings,
     usage,
 )
-from hooke.serving.openai.responses import ResponseBody, ResponseWriter, read_response
+from hooke.serving.openai.responses import ResponseBody, ResponseEvents, read_response
 from hooke.serving.openai.sampling import ChosenToken
 from hooke.serving.openai.token_engine import GrowingAnswer, TokenEngine, TokenUpdate
 from hooke.serving.openai.tools import ToolCall, ToolCallReader, ToolForm, takes_tools
@@ -47,7 +47,7 @@ UNHURRIED = (CHAT, COMPLETIONS, RESPONSES)
 """Paths whose answers take as long as their tokens do, as a stream or whole."""
 STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"))
 A = TypeVar("A", bound=AskedAnswer)
-AnyWriter: TypeAlias = AnswerWriter | ResponseWriter
+AnyWriter: TypeAlias = AnswerWriter | ResponseEvents
 LOW = -1
 """The urgency of a request that may wait for others."""
 
@@ -135,7 +135,7 @@ class OpenAIRoutes:
         await self._answer(exchange, read_completion, AnswerWriter)
 
     async def _respond(self, exchange: Exchange) -> None:
-        await self._answer(exchange, read_response, ResponseWriter)
+        await self._answer(exchange, read_response, ResponseEvents)
 
     def _ready(self) -> tuple[TokenEngine, MethodCalls]:
         if self._engine is None or self._calls is None:

@@ -24,7 +24,7 @@ from hooke.serving.openai.token_engine import TokenUpdate
 from hooke.serving.openai.tools import ToolCall, read_call, read_tools
 from hooke.serving.problems import Problem, WrongField
 
-__all__ = ["AskedResponse", "ResponseBody", "ResponseWriter", "read_response"]
+__all__ = ["AskedResponse", "ResponseBody", "ResponseEvents", "read_response"]
 
 ROLES = ("user", "assistant", "system", "developer")
 _encode = msgspec.json.Encoder().encode
@@ -195,7 +195,7 @@ class _Item:
         return {"id": self.id, "type": "function_call", "status": status, **said}
 
 
-class ResponseWriter:
+class ResponseEvents:
     """Writes the answer to one request: a response, or the events of one, in order and with their numbers."""
 
     n = 1
