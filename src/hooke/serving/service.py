@@ -277,9 +277,7 @@ def from_command(  # noqa: PLR0913 - the options of a service, each by name
     """
     with _placed():
         words = _words(name, command)
-        _check_path(ready, "ready")
-        if metrics is not None:
-            _check_path(metrics, "metrics")
+        _check_paths(ready=ready, metrics=metrics or "/")
         _check_whole(most_requests, "most_requests", "requests")
         _check_options(None, cpus, gpus, "thread", middleware, standby=False)
         bounds = _replicas(replicas)
@@ -293,7 +291,7 @@ def from_command(  # noqa: PLR0913 - the options of a service, each by name
     )
     module = sys._getframe(1).f_globals.get("__name__", "__main__")  # noqa: SLF001 - as namedtuple: the class is the caller's
     said = f"The engine `{shlex.join(words)}`."
-    made = type(name, (), {"__module__": module, "__doc__": said, "command": words, "asked": engine.ready})
+    made = type(name, (), {"__module__": module, "__doc__": said, "command": engine})
     return _marked(
         made,
         Service(
@@ -336,9 +334,10 @@ def _words(name: str, command: str | Sequence[str]) -> tuple[str, ...]:
     return words
 
 
-def _check_path(value: str, name: str) -> None:
-    if not isinstance(value, str) or not re.fullmatch(r"/[!-~]*", value):
-        raise UsageError(f"{name}={value!r} is not a path", fix=f'write {name}="/health"')
+def _check_paths(**paths: str) -> None:
+    for name, value in paths.items():
+        if not isinstance(value, str) or not re.fullmatch(r"/[!-~]*", value):
+            raise UsageError(f"{name}={value!r} is not a path", fix=f'write {name}="/health"')
 
 
 def _marked(made: C, declared: Service) -> C:

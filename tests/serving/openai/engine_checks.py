@@ -103,11 +103,11 @@ def streams(client: openai.OpenAI, model: str, expected: str, *, counted: bool =
     assert [each.usage.completion_tokens for each in events if each.usage] == [12] * counted
 
 
-def refuses(served: Served, client: openai.OpenAI) -> None:
-    """Errors of the engine and of the front have the client's shape."""
+def refuses(served: Served, client: openai.OpenAI, **wrong) -> None:
+    """Errors of the engine, by default for a model that it does not have, and of the front have the client's shape."""
     with pytest.raises(openai.APIStatusError) as refused:
-        client.chat.completions.create(model="none of these", messages=MESSAGES)
-    assert 400 <= refused.value.status_code < 500
+        client.chat.completions.create(**({"model": "none of these", "messages": MESSAGES} | wrong))
+    assert refused.value.status_code >= 400
     assert isinstance(refused.value.body, dict)
     assert refused.value.body["message"]
     with pytest.raises(urllib.error.HTTPError) as unknown:
