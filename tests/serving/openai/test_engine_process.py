@@ -169,7 +169,7 @@ def test_an_engine_with_enough_refuses_more():
 
 def test_while_it_starts_requests_wait_and_a_start_that_takes_too_long_is_ended(tmp_path):
     slow = from_command(
-        "slow", [*ENGINE, "--starts-after", "60", "--child", str(tmp_path / "pids")], start_timeout="0.5s"
+        "slow", [*ENGINE, "--starts-after", "60", "--child", str(tmp_path / "pids")], start_timeout="5s"
     )
     with (
         pytest.raises(HookeError, match=r"not ready within .*: /health answers 503") as refused,
@@ -177,6 +177,7 @@ def test_while_it_starts_requests_wait_and_a_start_that_takes_too_long_is_ended(
     ):
         pass
     assert "stands in" in refused.value.why
+    assert refused.value.fix
     assert _ended(tmp_path / "pids")
 
 

@@ -235,7 +235,8 @@ class _Connection(asyncio.Protocol):
         """There is room again."""
         if self._paused:
             self._paused = False
-            self._transport.resume_reading()
+            if not self.closed:
+                self._transport.resume_reading()
 
     def end(self) -> None:
         """Its answer needs nothing more."""

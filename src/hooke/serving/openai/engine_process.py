@@ -21,6 +21,7 @@ from typing import Any
 
 from hooke.base.errors import HookeError, UsageError, WorkerDied
 from hooke.base.formats import format_seconds
+from hooke.processes.devices import anonymous_bytes
 from hooke.processes.exit_report import MOST_LINES, ended_by, with_short_stack
 from hooke.processes.guard import GRACE_S, guarded
 from hooke.processes.start import start_apart
@@ -116,8 +117,6 @@ class EngineProcess:
 
     def memory_bytes(self) -> int:
         """The memory of its processes that no file backs. Any thread may call this."""
-        from hooke.processes.devices import anonymous_bytes
-
         return sum(anonymous_bytes(each.pid) for each in self._processes())
 
     def close(self, timeout_s: float = GRACE_S + 2.0) -> None:
@@ -146,13 +145,14 @@ class EngineProcess:
     # -- its life ----------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        words, environment = self._filled()
-        program = shutil.which(words[0], path=_path_of_programs())
+        asked = self._command.words[0]
+        program = shutil.which(asked, path=_path_of_programs())
         if program is None:
             raise UsageError(
-                f"{self._declared.name}: there is no program {words[0]!r}",
+                f"{self._declared.name}: there is no program {asked!r}",
                 fix="install it, or give its whole path: from_command(..., '/opt/vllm/bin/vllm serve ...')",
             )
+        words, environment = self._filled()
         read, self._told = os.pipe()
         self._output, output = os.pipe()
         try:
@@ -285,7 +285,8 @@ class EngineProcess:
         except BlockingIOError:
             return False
         if not data:
-            self._loop.remove_reader(self._output)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.remove_reader(self._output)
             return False
         self._printed = (self._printed + data)[-TAIL:]
         self._say(self._decoder.decode(data))
