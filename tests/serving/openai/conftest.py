@@ -63,6 +63,8 @@ def served(
         server.close()
         await connections.end(1, at_once=lambda: True)
         replica.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()  # one waits for further requests
 
     server, watching = None, []
     try:
