@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS := remote,dask,ray,demo,data,features,plot,mlflow,comet,neptune,models,serve,otel,search,torch,ui,tests,docs,bench,dev
+EXTRAS := remote,dask,ray,demo,data,features,plot,mlflow,comet,neptune,models,serve,structured,otel,search,torch,ui,tests,docs,bench,dev
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help

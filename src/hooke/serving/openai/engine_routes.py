@@ -61,12 +61,15 @@ class EngineRoutes:
         self._most = declared.command.most_requests
         self._engine: EngineProcess | None = None
         self._calls: MethodCalls | None = None
-        self._inside = 0
+        self._idle: Callable[[], None] | None = None
+        self._inside, self._idle_said = 0, 0.0
         self.meter = TokenMeter(declared.name, inside=False)
 
-    def start(self, calls: MethodCalls, engine: EngineProcess) -> None:
-        """Serve this engine, which is ready."""
-        self._engine, self._calls = engine, calls
+    def start(
+        self, calls: MethodCalls, engine: EngineProcess, idle: Callable[[], None] | None = None
+    ) -> None:
+        """Serve this engine, which is ready. `idle` is called when it has nothing more to do, at most once in IDLE_EVERY_S."""
+        self._engine, self._calls, self._idle = engine, calls, idle
 
     @property
     def broken(self) -> bool:
@@ -136,6 +139,10 @@ class EngineRoutes:
             yield
         finally:
             self._inside -= 1
+            now = time.monotonic()
+            if self._idle is not None and not self._inside and now - self._idle_said >= IDLE_EVERY_S:
+                self._idle_said = now
+                self._idle()
 
     async def _pass_on(self, engine: EngineProcess, exchange: Exchange, body: bytes) -> None:
         headers = [(name, value) for name in ASKED_HEADERS if (value := exchange.headers.get(name))]
