@@ -61,7 +61,7 @@ def constraining_grammar(
             field, "calls cannot be forced to a schema here: the model has a form of its own for them"
         )
     names = [f"call_{at}" for at in range(len(tools.callable))]
-    begin, end = (json.dumps(each) for each in form.marks)
+    begin, end = (json.dumps(each) if each else "" for each in form.marks)
     rules = [f"call: {' | '.join(names)}\n"]
     for name, function in zip(names, tools.callable, strict=True):
         head = json.dumps(f'\n{{"name": "{function["name"]}", "arguments": ')

@@ -29,7 +29,6 @@ __all__ = [
     "read_chat",
     "read_completion",
     "read_embeddings",
-    "server_sent",
     "text_of",
     "usage",
 ]
@@ -179,7 +178,7 @@ def read_body(data: bytes, kind: type[S]) -> S:
         raise WrongField("", "it is nested too deeply") from None
     except msgspec.DecodeError as error:
         what, _, path = str(error).partition(" - at `$")
-        raise WrongField(path.strip("`.") or _fieldin_range(what), what) from None
+        raise WrongField(path.strip("`.") or _field_in(what), what) from None
 
 
 def _message(at: int, message: dict[str, Any]) -> dict[str, Any]:
@@ -215,7 +214,7 @@ def text_of(content: Any, where: str) -> str:
     return content
 
 
-def _fieldin_range(what: str) -> str:
+def _field_in(what: str) -> str:
     return what.split("`")[-2] if "required field" in what else ""
 
 
@@ -380,7 +379,7 @@ class AnswerWriter:
     def last(self, used: Mapping[str, Any]) -> bytes:
         """The end of the stream, after the count of tokens if it was asked for."""
         counted = (
-            server_sent({**self._chunk, "choices": [], "usage": used}) if self._asked.with_usage else b""
+            _server_sent({**self._chunk, "choices": [], "usage": used}) if self._asked.with_usage else b""
         )
         return counted + b"data: [DONE]\n\n"
 
@@ -450,6 +449,5 @@ def _by_text(chosen: ChosenToken) -> dict[str, float]:
     return found
 
 
-def server_sent(value: Any) -> bytes:
-    """An event with this value."""
+def _server_sent(value: Any) -> bytes:
     return b"data: " + _encode(value) + b"\n\n"
