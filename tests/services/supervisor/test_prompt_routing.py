@@ -76,6 +76,15 @@ class Model(Supervised):
         with ThreadPoolExecutor(24) as pool:
             return [pid for pid, _ in pool.map(lambda text: self.ask(text, **more), texts)]
 
+    def homes(self, sessions: str) -> dict[str, int]:
+        """Where these sessions are, once all of their requests went there: a busy machine may be late at first."""
+        found: dict[str, int] = {}
+        for _ in range(10):
+            before, found = found, {name: self.ask("hello", session=name)[0] for name in sessions}
+            if found == before:
+                return found
+        raise AssertionError("sessions do not stay")
+
     @property
     def front(self) -> dict:
         return facts_of(self.folder, "Slowly")["front"]
@@ -132,7 +141,7 @@ def test_what_begins_alike_goes_where_it_was_computed(model):
 
 
 def test_sessions_stay_and_a_burst_loses_nothing(model):
-    homes = {name: model.ask("hello", session=name)[0] for name in "abcdef"}
+    homes = model.homes("abcdef")
     found = model.burst([text(number, 200) for number in range(200)])
     assert set(found) == model.pids()
     assert min(Counter(found).values()) > 30, Counter(found)
@@ -167,12 +176,12 @@ def test_requests_go_on_while_the_router_does_nothing(model):
     finally:
         os.kill(pid, signal.SIGCONT)
     model.until(r"prompts? went to the least busy replica: the endpoint picker did not answer in time")
-    before = model.front["prompts"]["prompts"]
-    until(lambda: model.ask("is it back?") and model.front["prompts"]["prompts"] > before)
+    # Envoy asks it again after two seconds; until then a session goes anywhere.
+    until(lambda: len({model.ask("is it back?", session="back")[0] for _ in range(8)}) == 1)
 
 
 def test_the_sessions_of_a_killed_replica_move_and_nothing_else_is_lost(model):
-    homes = {name: model.ask("hello", session=name)[0] for name in "stuvwxyz"}
+    homes = model.homes("stuvwxyz")
     victim = Counter(homes.values()).most_common(1)[0][0]
     ended = threading.Event()
     answered: list[bool] = []
