@@ -68,7 +68,7 @@ CELLS = (
 REQUESTS, DRAWS = 80, 19
 """Requests of a history, and histories of a prediction. The range of 19 contains a next one with 90 %."""
 RANGE_LEVEL = 0.9
-SEEDS = 12
+SEEDS = 6
 BUSY_S = 1.5
 """After so long the prompts of a batch are computed, and its answers go on for longer than a request beside them takes."""
 

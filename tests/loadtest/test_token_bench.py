@@ -72,6 +72,18 @@ def test_answers_have_the_lengths_that_were_asked_for_and_times_in_order(address
     assert "first token p50" in token_text(test)
 
 
+def test_the_service_keeps_sums_of_its_steps_that_fit_their_law(address):
+    windows = address.replica.dispatch.windows
+    windows.take(0.0)
+    run_token_test(order(address.address, rates=(20.0,), seconds=1.0), tell=lambda _: None)
+    kept = windows.take(1.0)
+    assert kept.token_limits == (8, 64, 400, 200, 8)
+    steps, prompts, pieces = (sum(each.products[at] for each in kept.steps) for at in (0, 1, 2))
+    assert 8 <= len(kept.step_pairs) <= 16
+    assert prompts >= 20 * 20  # of at least as many requests
+    assert pieces >= steps > 20
+
+
 def test_words_are_as_long_as_asked_where_the_service_takes_no_ids(address):
     test = run_token_test(
         order(address.address, path=CHAT, lengths=lengths([150, 200], [4, 6]), rates=(10.0,), seconds=1.0),
