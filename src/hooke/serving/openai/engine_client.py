@@ -8,8 +8,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import httptools
-
 from hooke.serving.problems import Problem
 
 __all__ = ["EngineAnswer", "EngineClient", "EngineLost", "EngineRoad"]
@@ -41,6 +39,9 @@ class EngineClient:
 
     def __init__(self, road: EngineRoad, headers: Sequence[Header]) -> None:
         """`headers` go with each request."""
+        import httptools  # not where services are only declared and tested
+
+        self._http = httptools
         self._road = road
         self._headers = b"".join(b"%b: %b\r\n" % header for header in headers)
         self._free: deque[_Connection] = deque()
@@ -80,7 +81,7 @@ class EngineClient:
             if not found.closed and now - found.freed_at < IDLE_S:
                 return found
             found.close()
-        _, made = await self._road.connect(lambda: _Connection(self._all))
+        _, made = await self._road.connect(lambda: _Connection(self._all, self._http))
         return made
 
     def give_back(self, connection: _Connection) -> None:
@@ -217,8 +218,10 @@ class _Connection(asyncio.Protocol):
     freed_at = 0.0
     _paused = False
 
-    def __init__(self, everyone: set[_Connection]) -> None:
+    def __init__(self, everyone: set[_Connection], http: Any) -> None:
+        """`http` is httptools."""
         self._everyone = everyone
+        self._http = http
         self._answer: EngineAnswer | None = None
         self._headers: list[Header] = []
 
@@ -228,7 +231,7 @@ class _Connection(asyncio.Protocol):
             raise EngineLost("the engine has closed the connection")
         self._answer = answer
         self._headers.clear()
-        self._parser: Any = httptools.HttpResponseParser(self)
+        self._parser: Any = self._http.HttpResponseParser(self)
         self._transport.write(request)
 
     def go_on(self) -> None:
@@ -262,7 +265,7 @@ class _Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except self._http.HttpParserError as error:
             answer.fail(EngineLost(f"the engine's answer is not HTTP: {error}"))
             self.close()
             return
