@@ -37,7 +37,7 @@ from hooke.generation.token_times import (
     RequestTimes,
     StepTimes,
     TokenForecast,
-    TokenLoad,
+    TokenTraffic,
     first_token_s,
     histories,
     simulate,
@@ -150,21 +150,21 @@ def lengths_of(name: str) -> TokenLengths:
     return halves()[1] if name == "held-out conversations" else read_lengths(name).fitting(LIMITS.context)
 
 
-def load_of(lengths: TokenLengths, rate: float, count: int, chance: np.random.Generator) -> TokenLoad:
+def load_of(lengths: TokenLengths, rate: float, count: int, chance: np.random.Generator) -> TokenTraffic:
     """Independent users with such requests."""
     prompts, outputs = lengths.drawn(count, chance)
-    return TokenLoad(prompts=prompts, outputs=outputs, due=np.cumsum(chance.exponential(1 / rate, count)))
+    return TokenTraffic(prompts=prompts, outputs=outputs, due=np.cumsum(chance.exponential(1 / rate, count)))
 
 
 @cache
 def capacity(engine: Engine, name: str) -> float:
     """Requests of these lengths a second with all slots busy, without noise."""
     prompts, outputs = lengths_of(name).drawn(200, np.random.default_rng(0))
-    load = TokenLoad(prompts=prompts, outputs=outputs, users=LIMITS.slots)
+    load = TokenTraffic(prompts=prompts, outputs=outputs, users=LIMITS.slots)
     return 200 / float(simulate(LIMITS, load, lambda work, _: engine.mean_s(work)).ended.max())
 
 
-def windows_of(engine: Engine, load: TokenLoad, chance: np.random.Generator) -> list[BatchWindow]:
+def windows_of(engine: Engine, load: TokenTraffic, chance: np.random.Generator) -> list[BatchWindow]:
     """What a replica would keep of this traffic."""
     sums, made, end = StatsWindow(0.0), list[BatchWindow](), WINDOW_S
     steps = engine.steps(chance)
@@ -240,7 +240,7 @@ def alone(engine: Engine, law: TokenLaw, chance: np.random.Generator, tests: int
         (prompt,), _ = lengths.drawn(1, chance)
         output = int(chance.integers(2, 150))
         at = BUSY_S + float(chance.uniform(0, 0.5))
-        load = TokenLoad(
+        load = TokenTraffic(
             prompts=[context] * batch + [int(prompt)],
             outputs=[600] * batch + [output],
             due=np.array([0.0] * batch + [at]),
@@ -253,7 +253,7 @@ def alone(engine: Engine, law: TokenLaw, chance: np.random.Generator, tests: int
     return {"first": [sum(firsts), tests], "token": [sum(tokens), tests]}
 
 
-def _beside(limits: TokenLimits, load: TokenLoad, steps: StepTimes) -> tuple[int, tuple[float, float]]:
+def _beside(limits: TokenLimits, load: TokenTraffic, steps: StepTimes) -> tuple[int, tuple[float, float]]:
     """(tokens of each other request when it came, its times)."""
     at = float(load.due[-1])  # type: ignore[index]
     context = 0
@@ -297,7 +297,7 @@ REAL_CELLS = (
 
 
 async def _traffic(
-    engine: TokenEngine, load: TokenLoad, at_end: Callable[[], None] = lambda: None
+    engine: TokenEngine, load: TokenTraffic, at_end: Callable[[], None] = lambda: None
 ) -> tuple[Floats, Floats]:
     """Send these requests when they are due; (seconds to the first token, seconds for each other one)."""
     began = time.monotonic()
@@ -394,7 +394,7 @@ async def _real(model: Any) -> dict[str, Any]:
 
 def _capacity(law: TokenLaw, limits: TokenLimits, lengths: TokenLengths) -> float:
     prompts, outputs = lengths.drawn(200, np.random.default_rng(0))
-    load = TokenLoad(prompts=prompts, outputs=outputs, users=limits.slots)
+    load = TokenTraffic(prompts=prompts, outputs=outputs, users=limits.slots)
     return 200 / float(simulate(limits, load, lambda work, _: law.step_s(work)).ended.max())
 
 

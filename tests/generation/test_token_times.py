@@ -9,7 +9,7 @@ from benchmarks.token_laws import ENGINES, LIMITS, TRUE, alone, cell, linear, tr
 from hooke import UsageError
 from hooke.generation.token_law import StepNoise, TokenLaw
 from hooke.generation.token_scheduler import TokenLimits
-from hooke.generation.token_times import TokenLoad, first_token_s, histories, simulate, statistic, token_s
+from hooke.generation.token_times import TokenTraffic, first_token_s, histories, simulate, statistic, token_s
 
 QUIET = StepNoise(single=np.ones(8), shared=0.0, memory_s=5.0, freedom=50.0)
 LAW = TokenLaw(coefficients=TRUE, left_out=np.tile(TRUE, (10, 1)), noise=QUIET, steps=1000, block_s=10.0)
@@ -20,7 +20,7 @@ def exact(work, _now):
 
 
 def test_a_lone_request_takes_what_its_steps_take():
-    told = simulate(LIMITS, TokenLoad(prompts=[3000], outputs=[50], due=np.zeros(1)), exact)
+    told = simulate(LIMITS, TokenTraffic(prompts=[3000], outputs=[50], due=np.zeros(1)), exact)
     assert told.steps == 3 + 49  # a thousand tokens of the prompt in a step
     assert told.first_s[0] == pytest.approx(first_token_s(LAW, LIMITS, 3000).value)
     assert told.per_token_s[0] == pytest.approx(token_s(LAW, 50, context=3000).value)
@@ -29,7 +29,7 @@ def test_a_lone_request_takes_what_its_steps_take():
 
 def test_what_is_in_memory_is_not_computed_again():
     shared = 2048
-    load = TokenLoad(prompts=[3000, 3000], outputs=[2, 2], due=np.array([0.0, 10.0]), shared=shared)
+    load = TokenTraffic(prompts=[3000, 3000], outputs=[2, 2], due=np.array([0.0, 10.0]), shared=shared)
     told = simulate(LIMITS, load, exact)
     assert told.first_s[1] < 0.5 * told.first_s[0]
     assert told.first_s[1] == pytest.approx(first_token_s(LAW, LIMITS, 3000, cached=shared).value)
@@ -44,7 +44,7 @@ def test_a_prompt_beside_a_batch_waits_for_a_step_and_is_slower():
 
 
 def test_users_that_wait_for_their_answers_keep_as_many_requests_at_once():
-    load = TokenLoad(prompts=[10] * 12, outputs=[5] * 12, users=3)
+    load = TokenTraffic(prompts=[10] * 12, outputs=[5] * 12, users=3)
     told = simulate(LIMITS, load, exact)
     assert np.isfinite(told.ended).all()
     assert told.steps == 4 * 5
@@ -54,7 +54,7 @@ def test_users_that_wait_for_their_answers_keep_as_many_requests_at_once():
 
 def test_what_never_begins_counts_as_never_answered():
     limits = TokenLimits(slots=1, step_tokens=64, context=128, max_waiting=1)
-    load = TokenLoad(prompts=[8] * 4 + [200], outputs=[50] * 5, due=np.zeros(5))
+    load = TokenTraffic(prompts=[8] * 4 + [200], outputs=[50] * 5, due=np.zeros(5))
     told = simulate(limits, load, exact, timeout_s=0.2)
     assert np.isinf(told.first_s).sum() == 4
     assert np.isinf(told.rest_s[np.isinf(told.first_s)]).all()
@@ -62,13 +62,13 @@ def test_what_never_begins_counts_as_never_answered():
 
 
 def test_answers_of_one_token_have_no_time_for_each():
-    told = simulate(LIMITS, TokenLoad(prompts=[8], outputs=[1], due=np.zeros(1)), exact)
+    told = simulate(LIMITS, TokenTraffic(prompts=[8], outputs=[1], due=np.zeros(1)), exact)
     assert math.isnan(told.per_token_s[0])
     assert told.good(1.0, 0.0)[0]
 
 
 def test_a_law_without_noise_and_doubt_foretells_exactly():
-    loads = [TokenLoad(prompts=[100, 2000], outputs=[5, 9], due=np.array([0.0, 0.01]))] * 3
+    loads = [TokenTraffic(prompts=[100, 2000], outputs=[5, 9], due=np.array([0.0, 0.01]))] * 3
     told = histories(LAW, LIMITS, loads, np.random.default_rng(0))
     found = statistic("first", told, lambda each: float(each.first_s[1]))
     assert found.interval == pytest.approx((found.value, found.value))

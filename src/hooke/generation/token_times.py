@@ -23,7 +23,8 @@ from hooke.scaling.measurements import Estimate
 
 __all__ = [
     "RequestTimes",
-    "TokenLoad",
+    "TokenForecast",
+    "TokenTraffic",
     "first_token_s",
     "histories",
     "simulate",
@@ -41,7 +42,7 @@ Lengths = Sequence[int] | NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TokenLoad:
+class TokenTraffic:
     """Requests in the order of their arrival: tokens of prompts and answers (n,).
 
     `due` (n,) are their arrivals in seconds. Without them, `users` send one request after the other: the next when the last was answered.
@@ -88,7 +89,7 @@ StepTimes = Callable[[StepWork, float], float]
 
 
 def simulate(
-    limits: TokenLimits, load: TokenLoad, step_s: StepTimes, *, timeout_s: float = math.inf
+    limits: TokenLimits, load: TokenTraffic, step_s: StepTimes, *, timeout_s: float = math.inf
 ) -> RequestTimes:
     """What the requests see of an engine with these limits, whose steps take `step_s`. A request that has not begun within `timeout_s` is given up."""
     return _Simulation(limits, load, step_s, timeout_s).run()
@@ -97,7 +98,7 @@ def simulate(
 class _Simulation:
     """One engine in virtual time."""
 
-    def __init__(self, limits: TokenLimits, load: TokenLoad, step_s: StepTimes, timeout_s: float) -> None:
+    def __init__(self, limits: TokenLimits, load: TokenTraffic, step_s: StepTimes, timeout_s: float) -> None:
         self._load, self._step_s, self._timeout_s = load, step_s, timeout_s
         pages = limits.pages or limits.slots * -(-limits.context // limits.page_tokens)
         self._pool = PagePool(pages, limits.page_tokens)
@@ -215,7 +216,7 @@ def _log_normal(spread: float) -> tuple[float, float]:
 def histories(
     law: TokenLaw,
     limits: TokenLimits,
-    loads: Sequence[TokenLoad],
+    loads: Sequence[TokenTraffic],
     chance: np.random.Generator,
     *,
     timeout_s: float = math.inf,

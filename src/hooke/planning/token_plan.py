@@ -24,7 +24,14 @@ from hooke.charts.curve_chart import Curve
 from hooke.charts.renderers import save_as
 from hooke.generation.token_law import TokenLaw, token_law
 from hooke.generation.token_scheduler import TokenLimits
-from hooke.generation.token_times import RequestTimes, TokenLoad, histories, simulate, statistic, step_times
+from hooke.generation.token_times import (
+    RequestTimes,
+    TokenTraffic,
+    histories,
+    simulate,
+    statistic,
+    step_times,
+)
 from hooke.journal.events import RunStarted
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.service_events import BatchWindow
@@ -244,7 +251,7 @@ def token_curve(known: KnownSteps, lengths: TokenLengths | None = None, *, name:
     levels, throughput = list[TokenCurvePoint](), list[list[float]]()
     for at_once in _numbers(known.limits.slots):
         loads = [
-            TokenLoad(prompts=prompts.tolist(), outputs=outputs.tolist(), users=at_once)
+            TokenTraffic(prompts=prompts.tolist(), outputs=outputs.tolist(), users=at_once)
             for prompts, outputs in (
                 lengths.drawn(max(CURVE_REQUESTS, 5 * at_once), chance) for _ in range(CURVE_RUNS)
             )
@@ -479,16 +486,18 @@ class _Sustained:
     def _capacity(self, draw: int) -> float:
         """Requests a second with all slots busy."""
         prompts, outputs = self._lengths[draw]
-        load = TokenLoad(prompts=prompts.tolist(), outputs=outputs.tolist(), users=self._known.limits.slots)
+        load = TokenTraffic(
+            prompts=prompts.tolist(), outputs=outputs.tolist(), users=self._known.limits.slots
+        )
         return REQUESTS / float(self._simulated(draw, load).ended.max())
 
     def _keeps(self, draw: int, rate: float, speed: float) -> bool:
         prompts, outputs = self._lengths[draw]
-        load = TokenLoad(prompts=prompts.tolist(), outputs=outputs.tolist(), due=self._gaps[draw] / rate)
+        load = TokenTraffic(prompts=prompts.tolist(), outputs=outputs.tolist(), due=self._gaps[draw] / rate)
         good = self._simulated(draw, load).good(self._slo.first_s * speed, self._slo.each_s * speed)
         return float(good.mean()) >= self._slo.percent / 100
 
-    def _simulated(self, draw: int, load: TokenLoad) -> RequestTimes:
+    def _simulated(self, draw: int, load: TokenTraffic) -> RequestTimes:
         chance = np.random.default_rng(self._seeds[draw])
         return simulate(
             self._known.limits, load, step_times(self._draws[draw], self._known.law.noise, chance)
@@ -500,7 +509,7 @@ class _Sustained:
         law = self._known.law
         pairs = prompts * (prompts + 1) / 2
         prompt_s = float((law.coefficients[1] * prompts + law.coefficients[4] * pairs).sum())
-        load = TokenLoad(
+        load = TokenTraffic(
             prompts=self._lengths[0][0].tolist(),
             outputs=self._lengths[0][1].tolist(),
             users=self._known.limits.slots,
