@@ -31,8 +31,8 @@ __all__ = [
     "ProxyUp",
     "PublishPorts",
     "Renew",
-    "ReplicaTokens",
     "ReplicaUpdate",
+    "ReportTokens",
     "StopProxy",
     "decode_for_proxy",
     "decode_for_replica",
@@ -74,7 +74,7 @@ class LimitRequests(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     most: int | None
 
 
-class ReplicaTokens(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class ReportTokens(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """To the proxy of a language model: what a replica has reported; as `EndpointPicker.report`."""
 
     name: str
@@ -149,7 +149,7 @@ class ProxyFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     fix: str = ""
 
 
-ToFront: TypeAlias = Renew | PublishPorts | LimitRequests | ReplicaTokens | ProxyDrainOrder | StopProxy
+ToFront: TypeAlias = Renew | PublishPorts | LimitRequests | ReportTokens | ProxyDrainOrder | StopProxy
 ToReplica: TypeAlias = Renew | BeginReplica
 OfChild: TypeAlias = ReplicaUpdate | ProxyUp | ProxyPublished | FirstAnswer | ProxyDrainReply | ProxyFailed
 

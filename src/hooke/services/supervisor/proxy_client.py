@@ -208,7 +208,7 @@ class ProxyChild:
         """Pass on what a replica of a language model has to do."""
         if self.up and self._settings.prompts:
             report = update.report
-            told = messages.ReplicaTokens(
+            told = messages.ReportTokens(
                 name=name, load=report.tokens, taken=update.taken, open_calls=report.open_calls
             )
             self._send(told, now)

@@ -149,7 +149,7 @@ class _ProxyProcess:
                     OSError,
                 ) as error:  # its death is noticed by `run`; the supervisor says it again
                     _note(f"the limit of requests in progress cannot be set: {error}\n")
-            case messages.ReplicaTokens():
+            case messages.ReportTokens():
                 if self._picker is not None:
                     self._picker.report(
                         order.name, order.load, taken=order.taken, open_calls=order.open_calls
