@@ -296,8 +296,9 @@ def law() -> TokenLaw:
     """The engines', as far as a service knows it: within 3 %."""
     found = np.array(COEFFICIENTS)
     off = np.outer(np.linspace(-0.01, 0.01, 8), found)
-    noise = StepNoise(single=NOISE, shared=0.0, lasting=0.0, block_s=5.0)
-    return TokenLaw(coefficients=found, left_out=found + off, noise=noise, steps=1000)
+    single = 1 + NOISE * np.linspace(-(3**0.5), 3**0.5, 64)
+    noise = StepNoise(single=single, shared=0.0, memory_s=5.0, freedom=100.0)
+    return TokenLaw(coefficients=found, left_out=found + off, noise=noise, steps=1000, block_s=5.0)
 
 
 class ByTokens:
