@@ -75,6 +75,28 @@ def test_arrivals_count_by_replica_and_those_that_were_refused_as_the_mean():
     assert demand.outstanding == 0
 
 
+def test_a_request_counts_once_when_its_replica_reports_it_later():
+    demand = TokenDemand()
+    demand.update({"a": report()}, called=0)
+    demand.update({"a": report()}, called=100)
+    once = demand.arrived
+    demand.update({"a": report(taken=100)}, called=100)
+    assert demand.arrived == once == 100 * demand.mix.answer
+    demand.update({"a": report(taken=100)}, called=130)  # these are refused
+    for _ in range(5):
+        demand.update({"a": report(taken=100)}, called=130)
+    demand.update({"a": report(taken=140)}, called=170)
+    assert demand.arrived == pytest.approx(170 * demand.mix.answer)
+
+
+def test_clients_that_leave_make_no_answer_longer():
+    demand = TokenDemand()
+    for second in range(5000):
+        demand.update({"a": report(taken=10 * second, given=100 * second, left=10 * second)}, 10 * second)
+    assert demand.mix.answer == pytest.approx(10, rel=0.05)
+    assert len(demand._recent) < 4000
+
+
 def test_longer_answers_are_noticed_before_the_first_of_them_ends():
     demand, taken, ended, given = TokenDemand(), 0, 0, 0
     for _ in range(100):

@@ -32,6 +32,10 @@ LONE_WAIT = 0.5
 """Without an SLO a request may wait for such a part of what a mean answer takes."""
 RECENT = 100.0
 """Lengths are means over about so many of the last requests: a tenth off by chance."""
+MOST_SECONDS = 3600
+"""Where fewer come, those of so many seconds count."""
+TAKEN_LATE = 3
+"""Within so many seconds a replica reports what it was asked."""
 LATEST, PRIOR, SURE = 20.0, 4.0, 2.5
 """Where answers of the last so many requests, with some as before beside them, differ by so many standard deviations, they count alone."""
 
@@ -153,18 +157,21 @@ class TokenDemand:
         """What a token of a prompt counts: 0 until a law says it."""
         self._seen: dict[str, TokenLoad] = {}
         self._recent: deque[tuple[float, float, float, float, float]] = deque()
-        """Of each second with something new: requests, tokens of prompts, reused ones, answers that ended, and tokens of answers."""
+        """Of each second with something new: requests, tokens of prompts, reused ones, answers that ended or were left, and tokens of answers."""
+        self._untaken: deque[int] = deque(maxlen=TAKEN_LATE)
+        """Requests of the last seconds that no replica had taken: those that are older were refused."""
         self._called = 0
 
     def update(self, loads: Mapping[str, TokenLoad], called: int, held: int = 0) -> None:
         """The latest reports of all replicas, the requests that were asked so far with those that were refused, and how many no replica has yet."""
         taken = prompts = reused = ended = answers = 0
+        unseen = sum(load.taken for name, load in loads.items() if name not in self._seen)
         for name, load in loads.items():
             before = self._seen.get(name, load)  # what it did before it was seen is no load of now
             taken += load.taken - before.taken
             prompts += load.prompt_tokens - before.prompt_tokens
             reused += load.reused - before.reused
-            ended += load.ended - before.ended
+            ended += load.ended + load.left - before.ended - before.left
             answers += load.given - before.given
         self._seen = dict(loads)
         if taken or ended or answers:
@@ -173,7 +180,14 @@ class TokenDemand:
         asked, self._called = max(called - self._called, 0), called
         mean = self._of(self.mix.prompt, self.mix.answer)
         new = self._of(max(prompts - reused, 0), taken * self.mix.answer)
-        self.arrived += new + max(asked - taken, 0) * mean
+        known = min(taken, sum(self._untaken))  # a replica says later what it has been asked for
+        untaken = max(asked - (taken - known), 0)
+        self.arrived += (new * (1 - known / taken) if taken else 0.0) + untaken * mean
+        self._untaken.append(max(untaken - unseen, 0))
+        for at, one in enumerate(self._untaken):
+            used = min(one, known)
+            self._untaken[at] -= used
+            known -= used
         self.outstanding = held * mean + sum(self._left(load) for load in loads.values())
 
     def _of(self, prompt: float, answer: float) -> float:
@@ -212,4 +226,5 @@ class TokenDemand:
 
     def _enough(self, *, skip: int) -> bool:
         kept = list(self._recent)[skip:]
-        return sum(one[0] for one in kept) >= RECENT and sum(one[3] for one in kept) >= RECENT
+        many = sum(one[0] for one in kept) >= RECENT and sum(one[3] for one in kept) >= RECENT
+        return many or len(kept) >= MOST_SECONDS

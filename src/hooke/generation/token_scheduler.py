@@ -178,6 +178,8 @@ class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):
     """Of their answers."""
     given: int = 0
     """Tokens of answers, also of those that have not ended."""
+    left: int = 0
+    """Requests whose clients left in the middle of their answers."""
     computed: int = 0
     """Tokens of prompts and answers that were computed."""
     busy_s: float = 0.0
@@ -205,9 +207,8 @@ class TokenScheduler:
         """Requests and tokens of the next steps: at most those of `limits`."""
         self.expected_answer = float(ASSUMED_ANSWER)
         """Tokens that an answer has, by those that have ended."""
-        self._taken = self._prompts = self._reused = self._answered = self._answers = self._given = (
-            self._computed
-        ) = 0
+        self._taken = self._prompts = self._reused = self._answered = self._answers = 0
+        self._given = self._computed = self._steps = self._gone = 0
         self._lines: dict[tuple[int, Hashable], deque[TokenRequest]] = {}
         """By urgency and user: who began before, then by deadlines, then by arrival."""
         self._served: dict[Hashable, float] = {}
@@ -270,6 +271,7 @@ class TokenScheduler:
             ended=self._answered,
             answer_tokens=self._answers,
             given=self._given,
+            left=self._gone,
             computed=self._computed,
             busy_s=busy_s,
         )
@@ -284,6 +286,7 @@ class TokenScheduler:
         if request.ended:
             return
         request.ended = True
+        self._gone += request.answered > 0
         if request in self.running:
             if request not in self._in_step:
                 self._end(request)
