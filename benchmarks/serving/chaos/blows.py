@@ -104,7 +104,10 @@ def _hung(served: Served) -> float:
 
 
 def _supervisor_killed(served: Served) -> float:
-    there = ready_pids(served.facts())
+    # The next supervisor does not know which replica was about to leave, and may choose another one.
+    there = ready_pids(
+        served.until(lambda facts: served.strong(facts) and len(facts["replicas"]) == served.replicas)
+    )
     at = time.monotonic()
     former = served.supervisors[-1].process
     former.kill()
