@@ -2,7 +2,10 @@
 
 import json
 import math
+import threading
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
@@ -161,6 +164,44 @@ def test_without_the_token_the_error_says_so(address):
     with pytest.raises(UsageError, match="answers 401") as refused:
         run_token_test(replace(order(address.address), token=""), tell=lambda _: None)
     assert "--token-file" in (refused.value.fix or "")
+
+
+@contextmanager
+def redirecting(to=None):
+    """A server whose answer to GET is a redirect to this address, else a model; its address, and the tokens that it got."""
+    got = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            got.append(self.headers["authorization"])
+            self.send_response(302 if to else 200)
+            if to:
+                self.send_header("location", f"http://{to}{self.path}")
+            self.end_headers()
+            self.wfile.write(b'{"data": [{"id": "m"}]}')
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}", got
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_token_does_not_follow_a_redirect():
+    with (
+        redirecting() as (other, stolen),
+        redirecting(other) as (address, got),
+        pytest.raises(UsageError, match="answers 302"),
+    ):
+        run_token_test(order(address), tell=lambda _: None)
+    assert got == [f"Bearer {TOKEN}"]
+    assert stolen == []
 
 
 def stream(path, *parts):

@@ -23,7 +23,16 @@ from hooke.serving.openapi import body_of
 from hooke.serving.payloads import Method, methods_of
 from hooke.serving.service import Service
 
-__all__ = ["Sent", "arrivals_of", "bodies_of", "described", "given", "made_for_file", "made_for_url"]
+__all__ = [
+    "Sent",
+    "arrivals_of",
+    "bodies_of",
+    "described",
+    "given",
+    "made_for_file",
+    "made_for_url",
+    "opener",
+]
 
 
 # --- Bodies and arrival times given by the user.
@@ -175,6 +184,15 @@ def made_for_url(document: Mapping[str, Any], target: Target, path: str, *, seed
         raise UsageError(f"no request body for {url} can be generated: {error.what}", fix=_GIVE) from error
 
 
+def opener(target: Target, *, ca: str) -> urllib.request.OpenerDirector:
+    """For requests to a target itself: without proxies, and a redirect is an HTTPError. Raises OSError if `ca` is no file of certificates."""
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _NoRedirects()]
+    if target.tls:
+        trusted = ssl.create_default_context(cafile=ca or None)
+        handlers.append(urllib.request.HTTPSHandler(context=trusted))
+    return urllib.request.build_opener(*handlers)
+
+
 def described(target: Target, *, token: str, ca: str, timeout_s: float) -> Mapping[str, Any]:
     """The OpenAPI document of the target. Raises UsageError if it has none, HookeError if it does not answer."""
     scheme = "https" if target.tls else "http"
@@ -183,11 +201,7 @@ def described(target: Target, *, token: str, ca: str, timeout_s: float) -> Mappi
     if token:
         asked.add_header("authorization", f"Bearer {token}")
     try:
-        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _NoRedirects()]
-        if target.tls:
-            trusted = ssl.create_default_context(cafile=ca or None)
-            handlers.append(urllib.request.HTTPSHandler(context=trusted))
-        with urllib.request.build_opener(*handlers).open(asked, timeout=timeout_s) as answer:
+        with opener(target, ca=ca).open(asked, timeout=timeout_s) as answer:
             found = msgspec.json.decode(answer.read(MOST_BYTES))
     except urllib.error.HTTPError as error:
         token_asked = "; it needs its token: --token-file FILE" if error.code == 401 else ""

@@ -7,7 +7,6 @@ end: no percentile is of the fast ones alone. Intervals come from a bootstrap ov
 from __future__ import annotations
 
 import math
-import ssl
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -25,6 +24,7 @@ from hooke.loadtest.bodies import WORDS
 from hooke.loadtest.generator_protocol import Fate, Goal, LevelReport, Outcomes, TokenColumns, name_of
 from hooke.loadtest.load_test import Generator, ServedFile, outcomes_of, require_generator
 from hooke.loadtest.rate_search import limited_by
+from hooke.loadtest.requests import opener
 from hooke.loadtest.target import Arrivals, Target, parse_target, recorded, request_bytes
 from hooke.project.token_lengths import TokenLengths
 from hooke.scaling.families import Floats
@@ -170,11 +170,7 @@ class _Client:
 
     def __init__(self, order: TokenOrder) -> None:
         self._order = order
-        context = ssl.create_default_context(cafile=order.ca or None) if order.target.tls else None
-        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-        if context is not None:
-            handlers.append(urllib.request.HTTPSHandler(context=context))
-        self._opener = urllib.request.build_opener(*handlers)
+        self._opener = opener(order.target, ca=order.ca)
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
         """(status, decoded answer). Raises HookeError if there is none."""
