@@ -254,10 +254,9 @@ class Fleet:
                 self._times[piece.request].append(now)
         for request in engine.scheduler.stepped(step):
             came, first = self._times.pop(request)
-            each = (now - first) / max(request.answered - 1, 1)
-            in_time = first - came <= SLO.limit_s
-            self.out.first += in_time
-            self.out.kept += in_time and (request.answered == 1 or each <= (SLO.each_s or math.inf))
+            each = (now - first) / (request.answered - 1) if request.answered > 1 else math.nan
+            self.out.first += SLO.kept(first - came)
+            self.out.kept += SLO.kept(first - came, each)
         self._go(now, engine)
 
     def _up(self, now: float, engine: Engine) -> None:

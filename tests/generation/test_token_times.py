@@ -10,6 +10,7 @@ from hooke import UsageError
 from hooke.generation.token_law import StepNoise, TokenLaw
 from hooke.generation.token_scheduler import TokenLimits
 from hooke.generation.token_times import TokenTraffic, first_token_s, histories, simulate, statistic, token_s
+from hooke.serving.slo import Slo
 
 QUIET = StepNoise(single=np.ones(8), shared=0.0, memory_s=5.0, freedom=50.0)
 LAW = TokenLaw(coefficients=TRUE, left_out=np.tile(TRUE, (10, 1)), noise=QUIET, steps=1000, block_s=10.0)
@@ -43,13 +44,17 @@ def test_a_prompt_beside_a_batch_waits_for_a_step_and_is_slower():
         first_token_s(LAW, LIMITS, 500, batch=32)
 
 
+def good(told, first_s, each_s):
+    return Slo(95, first_s, of_tokens=True, each_s=each_s).kept(told.first_s, told.per_token_s)
+
+
 def test_users_that_wait_for_their_answers_keep_as_many_requests_at_once():
     load = TokenTraffic(prompts=[10] * 12, outputs=[5] * 12, users=3)
     told = simulate(LIMITS, load, exact)
     assert np.isfinite(told.ended).all()
     assert told.steps == 4 * 5
-    assert told.good(1.0, 1.0).all()
-    assert not told.good(1e-6, 1.0).any()
+    assert good(told, 1.0, 1.0).all()
+    assert not good(told, 1e-6, 1.0).any()
 
 
 def test_what_never_begins_counts_as_never_answered():
@@ -58,13 +63,13 @@ def test_what_never_begins_counts_as_never_answered():
     told = simulate(limits, load, exact, timeout_s=0.2)
     assert np.isinf(told.first_s).sum() == 4
     assert np.isinf(told.rest_s[np.isinf(told.first_s)]).all()
-    assert not told.good(math.inf, 1.0)[1:].any()
+    assert not good(told, 1e9, 1.0)[1:].any()
 
 
 def test_answers_of_one_token_have_no_time_for_each():
     told = simulate(LIMITS, TokenTraffic(prompts=[8], outputs=[1], due=np.zeros(1)), exact)
     assert math.isnan(told.per_token_s[0])
-    assert told.good(1.0, 0.0)[0]
+    assert good(told, 1.0, 1e-9)[0]
 
 
 def test_a_law_without_noise_and_doubt_foretells_exactly():

@@ -24,6 +24,7 @@ from hooke.loadtest.token_bench import (
     token_text,
 )
 from hooke.project.token_lengths import TokenLengths
+from hooke.serving.slo import Slo
 
 pytestmark = pytest.mark.heavy
 
@@ -56,7 +57,9 @@ def order(address, **more):
 
 def test_answers_have_the_lengths_that_were_asked_for_and_times_in_order(address):
     told = []
-    test = run_token_test(order(address.address, first_s=10.0, each_s=5.0), tell=told.append)
+    test = run_token_test(
+        order(address.address, slo=Slo(95, 10.0, of_tokens=True, each_s=5.0)), tell=told.append
+    )
     (level,) = test.levels
     assert told == [level]
     assert level.answered == level.count in (29, 30, 31)
@@ -119,9 +122,11 @@ def test_what_fails_within_a_stream_is_counted_and_no_percentile_hides_it(addres
 
 def test_the_slo_decides_what_is_good(address):
     test = run_token_test(
-        order(address.address, first_s=1e-9, rates=(10.0,), seconds=1.0), tell=lambda _: None
+        order(address.address, slo=Slo(95, 1e-9, of_tokens=True), rates=(10.0,), seconds=1.0),
+        tell=lambda _: None,
     )
-    assert test.levels[0].good.value == 0
+    assert (test.levels[0].good.value, test.levels[0].good_share) == (0, 0)
+    assert "0.0% of the requests were good" in token_text(test)
     assert test.levels[0].answered == test.levels[0].count
 
 

@@ -7,16 +7,18 @@ import socket
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from tests.generation.test_token_law import windows
 
 from hooke import NotEnoughData, UsageError
 from hooke.base.clock import SystemClock
+from hooke.cli.entry import hooke as command
+from hooke.cli.screens import CommandSession
 from hooke.journal.events import RunStarted
 from hooke.journal.run_folders import DRIVER
 from hooke.journal.writer import Journal
 from hooke.planning.token_plan import (
     TokenQuestion,
-    TokenSlo,
     known_steps,
     plan_tokens,
     token_curve,
@@ -26,6 +28,7 @@ from hooke.planning.token_plan import (
 from hooke.project.folder import Project
 from hooke.project.token_lengths import TokenLengths
 from hooke.services.serve_file import load_service
+from hooke.serving.slo import Slo
 
 SERVICE = """
 from hooke import service
@@ -50,7 +53,7 @@ fast,,0,8,64,1.20,,,2-2.5
 unknown,,0,8,64,0.10,,,
 """
 LENGTHS = TokenLengths(name="mine", prompts=np.array([200, 400, 600]), outputs=np.array([20, 40, 60]))
-SLO = TokenSlo(first_s=1.0, each_s=0.05)
+SLO = Slo(95, 1.0, of_tokens=True, each_s=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,9 @@ def kept(tmp_path_factory):
     """A project with a service, a run of it that determines the law, and prices."""
     folder = tmp_path_factory.mktemp("words")
     (folder / "words_of_ours.py").write_text(SERVICE)
+    promising = SERVICE.replace("cpus=2", 'cpus=2, slo="p99 first < 50ms, each < 50ms"')
+    (folder / "promising_words.py").write_text(promising)
+    (folder / "short.csv").write_text("prompt,output\n20,4\n40,8\n")
     (folder / "ours.csv").write_text(PRICES)
     project = Project.find(folder)
     project.create()
@@ -154,13 +160,45 @@ def test_an_slo_that_a_lone_request_misses_has_no_plan(kept):
     question = TokenQuestion(
         declared=declared,
         rate=1.0,
-        slo=TokenSlo(1e-6, math.inf),
+        slo=Slo(95, 1e-6, of_tokens=True),
         lengths=LENGTHS,
         catalog=str(folder / "ours.csv"),
     )
     made = plan_tokens(question, project)
     assert made.cheapest is None
     assert made.offers[0].refused == "even a lone request may miss the SLO"
+
+
+def plan(folder, name, *words):
+    """`hooke plan service` for one of the classes: its exit code, and what it said."""
+    asked = ["plan", "service", f"{folder}/{name}.py:Words", "--rate", "5", "--json", *words]
+    lists = ["--catalog", f"{folder}/ours.csv", "--lengths", f"{folder}/short.csv"]
+    done = CliRunner().invoke(command, [*asked, *lists], obj=CommandSession(), standalone_mode=False)
+    return done.return_value, json.loads(done.stdout)
+
+
+def test_the_slo_of_the_class_is_planned_for_with_its_percentage(kept):
+    folder, _, _ = kept
+    _, own = plan(folder, "promising_words")
+    _, other = plan(folder, "promising_words", "--slo", "p50 first < 50ms")
+    assert own["slo"] == {"percent": 99, "first_s": 0.05, "each_s": 0.05}
+    assert other["slo"] == {"percent": 50, "first_s": 0.05, "each_s": None}
+    strict, lax = (each["offers"][0]["requests_per_s_of_a_replica"]["value"] for each in (own, other))
+    assert strict < lax
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "Words has no SLO"),
+        (("--slo", "p99 < 1s"), "not for a language model"),
+        (("--slo", "p95 first < 2s", "--replicas", "2"), "--replicas is not for language models"),
+    ],
+)
+def test_a_plan_for_tokens_needs_an_slo_of_tokens(kept, words, said):
+    code, facts = plan(kept[0], "words_of_ours", *words)
+    assert code == 2
+    assert said in facts["error"]["what"]
 
 
 def test_what_is_lacking_is_said(kept, tmp_path):

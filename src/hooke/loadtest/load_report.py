@@ -234,7 +234,7 @@ def facts_of(result: BenchResult) -> dict[str, Any]:
     order, safe, handled = result.order, result.safe, result.handled
     return {
         "url": order.url,
-        "slo": None if order.slo is None else {"percent": order.slo.percent, "limit_s": order.slo.limit_s},
+        "slo": None if order.slo is None else order.slo.facts(),
         "replicas": result.replicas,
         "threads": result.threads,
         "sent": {

@@ -30,6 +30,7 @@ from hooke.project.token_lengths import TokenLengths
 from hooke.scaling.families import Floats
 from hooke.scaling.measurements import Estimate, finite
 from hooke.services.serve_file import load_service
+from hooke.serving.slo import Slo
 
 __all__ = [
     "CHAT",
@@ -62,10 +63,7 @@ MOST_SAID = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenOrder:
-    """The load to send: to `target`, prompts and answers with these lengths, at each of `rates` requests a second for `seconds` each.
-
-    `first_s` and `each_s` are the SLO of a request; a request within both is good. Infinite: no limit.
-    """
+    """The load to send: to `target`, prompts and answers with these lengths, at each of `rates` requests a second for `seconds` each."""
 
     target: Target
     token: str = ""
@@ -76,8 +74,8 @@ class TokenOrder:
     arrivals: Arrivals
     arrivals_name: str
     """`trace`: as the requests of these lengths came, as far as they fit."""
-    first_s: float = math.inf
-    each_s: float = math.inf
+    slo: Slo | None = None
+    """A request within its limits is good; None: one that is answered."""
     connections: int = 256
     timeout_s: float = 60.0
     ca: str = ""
@@ -100,7 +98,9 @@ class TokenLevel:
     each_s: tuple[Estimate, ...]
     whole_s: tuple[Estimate, ...]
     good: Estimate
-    """Requests a second within the SLO."""
+    """Requests a second within the limits of the SLO."""
+    good_share: float
+    """Of the requests that were due."""
     output_rate: Estimate
     """Tokens of answers a second."""
     prompt_rate: float
@@ -366,7 +366,8 @@ class _Seen:
     def level(self, rate: float, prompts: Any, outputs: Any) -> TokenLevel:
         outcomes, tokens, kept = self._outcomes, self._tokens, self._kept
         counted = Counter(name_of(int(each)) for each in outcomes.status[kept][~self._answered])
-        good = (self._first <= self._order.first_s) & ~(self._each > self._order.each_s)
+        slo = self._order.slo
+        good = self._answered if slo is None else slo.kept(self._first, self._each)
         output_by, prompt_s, in_flight = self._rates()
         whole = float(np.nansum(tokens.prompt[kept]))
         return TokenLevel(
@@ -382,6 +383,7 @@ class _Seen:
             good=self._rate(
                 "good requests a second", np.bincount(self._stretch, good.astype(float), STRETCHES)
             ),
+            good_share=float(good.mean()),
             output_rate=self._rate("tokens a second", output_by),
             prompt_rate=prompt_s,
             asked_output=float(np.mean(outputs[kept])),
@@ -460,7 +462,10 @@ def token_test_of_file(
     replicas: int | None = None,
     threads: int | None = None,
 ) -> TokenTest:
-    """Start the service of a file, send it the load, and end it. `words` are further arguments of `hooke serve`. Raises as `run_token_test`."""
+    """Start the service of a file, send it the load, and end it. Without an SLO in the order, the service's own decides what is good.
+
+    `words` are further arguments of `hooke serve`. Raises as `run_token_test`.
+    """
     declared, file = load_service(entry)
     if declared.protocol != "openai":
         raise UsageError(
@@ -478,7 +483,10 @@ def token_test_of_file(
     )
     with served:
         result = run_token_test(
-            replace(order, target=parse_target(served.url), token=served.token), tell=tell
+            replace(
+                order, target=parse_target(served.url), token=served.token, slo=order.slo or declared.slo
+            ),
+            tell=tell,
         )
     return replace(result, run=served.run)
 
@@ -536,17 +544,12 @@ def _time(seconds: float) -> str:
 def _sentences(test: TokenTest) -> list[str]:
     order = test.order
     said = ["stopped early; the results so far are above"] if test.stopped else []
-    limits = [
-        f"{what} within {format_seconds(limit)}"
-        for what, limit in (("the first token", order.first_s), ("each other one", order.each_s))
-        if math.isfinite(limit)
-    ]
-    said.append(
-        f"good: {' and '.join(limits)}" if limits else "good: answered; --slo-ttft and --slo-tpot set limits"
-    )
+    said.append(f"good: {order.slo}" if order.slo is not None else "good: answered; --slo sets limits")
     for level in test.levels:
         if level.limited:
             said.append(f"at {level.rate:g}/s there is no result: {level.limited}")
+        elif order.slo is not None:
+            said.append(f"at {level.rate:g}/s {level.good_share:.1%} of the requests were good")
         for name, count in level.failed.items():
             why = f": {level.said[name]}" if level.said.get(name) else ""
             said.append(
@@ -597,7 +600,7 @@ def token_facts(test: TokenTest) -> dict[str, Any]:
         "left_out": order.lengths.left_out,
         "arrivals": order.arrivals_name,
         "prompts": test.prompts,
-        "slo": {"first_s": finite(order.first_s), "each_s": finite(order.each_s)},
+        "slo": None if order.slo is None else order.slo.facts(),
         "seed": order.seed,
         "run": test.run,
         "stopped": test.stopped,
@@ -630,5 +633,9 @@ def _level_facts(level: TokenLevel) -> dict[str, Any]:
         name: {each.name: each.facts() for each in getattr(level, name)}
         for name in ("first_s", "each_s", "whole_s")
     }
-    rates = {"good_per_s": level.good.facts(), "output_tokens_per_s": level.output_rate.facts()}
+    rates = {
+        "good_per_s": level.good.facts(),
+        "good_share": level.good_share,
+        "output_tokens_per_s": level.output_rate.facts(),
+    }
     return plain | means | counts | times | rates

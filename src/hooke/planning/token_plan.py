@@ -45,6 +45,7 @@ from hooke.scaling.catalog import Catalog, InstanceType, Range
 from hooke.scaling.measurements import Estimate, Measurements
 from hooke.scaling.time_and_price import LOCAL
 from hooke.serving.service import Service
+from hooke.serving.slo import Slo
 
 __all__ = [
     "KnownSteps",
@@ -52,7 +53,6 @@ __all__ = [
     "TokenOffer",
     "TokenPlan",
     "TokenQuestion",
-    "TokenSlo",
     "known_steps",
     "plan_tokens",
     "token_curve",
@@ -320,30 +320,13 @@ def _level(at_once: int, told: Sequence[RequestTimes]) -> TokenCurvePoint:
 # --- How many replicas, and what tokens cost.
 
 
-@dataclass(frozen=True, slots=True)
-class TokenSlo:
-    """This percentage of requests has its first token within `first_s` seconds, and the others within `each_s` each on average."""
-
-    first_s: float
-    each_s: float
-    percent: float = 95.0
-
-    def __str__(self) -> str:
-        parts = [
-            f"{what} within {format_seconds(limit)}"
-            for what, limit in (("the first token", self.first_s), ("each other one", self.each_s))
-            if math.isfinite(limit)
-        ]
-        return f"{self.percent:g} % of requests: {' and '.join(parts)}"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenQuestion:
     """Requests a second of such lengths, within an SLO, on this machine and those of price lists."""
 
     declared: Service
     rate: float
-    slo: TokenSlo
+    slo: Slo
     lengths: TokenLengths | None = None
     users: str = ""
     """Whose requests these are, in words."""
@@ -429,7 +412,7 @@ def plan_tokens(question: TokenQuestion, project: Project) -> TokenPlan:
 class _Sustained:
     """The rate that one replica sustains within the SLO, by the speed of its machine."""
 
-    def __init__(self, known: KnownSteps, lengths: TokenLengths, slo: TokenSlo) -> None:
+    def __init__(self, known: KnownSteps, lengths: TokenLengths, slo: Slo) -> None:
         self._known, self._slo = known, slo
         chance = np.random.default_rng(SEED)
         self._draws = known.law.draws(chance, DRAWS)
@@ -494,7 +477,8 @@ class _Sustained:
     def _keeps(self, draw: int, rate: float, speed: float) -> bool:
         prompts, outputs = self._lengths[draw]
         load = TokenTraffic(prompts=prompts.tolist(), outputs=outputs.tolist(), due=self._gaps[draw] / rate)
-        good = self._simulated(draw, load).good(self._slo.first_s * speed, self._slo.each_s * speed)
+        told = self._simulated(draw, load)
+        good = self._slo.kept(told.first_s / speed, told.per_token_s / speed)
         return float(good.mean()) >= self._slo.percent / 100
 
     def _simulated(self, draw: int, load: TokenTraffic) -> RequestTimes:
@@ -665,11 +649,7 @@ def token_plan_facts(plan: TokenPlan) -> dict[str, Any]:
         "plan": _title(plan),
         "service": question.declared.name,
         "rate": question.rate,
-        "slo": {
-            "percent": question.slo.percent,
-            "first_s": _known(question.slo.first_s),
-            "each_s": _known(question.slo.each_s),
-        },
+        "slo": question.slo.facts(),
         "run": plan.known.run,
         "law": [each.facts() for each in plan.known.law.parts()],
         "lengths": {
@@ -683,10 +663,6 @@ def token_plan_facts(plan: TokenPlan) -> dict[str, Any]:
         "offers": [_offer_facts(each) for each in plan.offers],
         "notes": list(_said(plan)),
     }
-
-
-def _known(limit: float) -> float | None:
-    return limit if math.isfinite(limit) else None
 
 
 def _offer_facts(offer: TokenOffer) -> dict[str, Any]:

@@ -242,8 +242,9 @@ class TokenPromise:
 
     def broken(self, arrived: float, first: float | None, last: float, tokens: int) -> bool | None:
         """Whether an answer of so many tokens, the first and last ones at these times, broke the SLO; None without one."""
-        slo = self._slo
-        if slo is None or first is None:
-            return None if slo is None else last - arrived > slo.limit_s
-        slow = slo.each_s is not None and tokens > 1 and (last - first) / (tokens - 1) > slo.each_s
-        return first - arrived > slo.limit_s or slow
+        if self._slo is None:
+            return None
+        if first is None:
+            return not self._slo.kept(last - arrived)
+        each_s = (last - first) / (tokens - 1) if tokens > 1 else math.nan
+        return not self._slo.kept(first - arrived, each_s)

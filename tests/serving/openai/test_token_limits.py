@@ -1,10 +1,12 @@
 """What one client may take from others: tokens a minute of a key, memory by not reading, places by leaving, and time by what comes too late."""
 
 import json
+import math
 import socket
 import threading
 import time
 
+import numpy as np
 import openai
 import pytest
 from tests.serving.answers import wait_until
@@ -282,6 +284,19 @@ def test_a_promise_says_first_and_each():
     for wrong in ("p99 < 1s, each < 2s", "p99 first < 1s, each", "first < 1s", "p99 first < 1s, each < 0s"):
         with pytest.raises(UsageError):
             parse_slo(wrong)
+    for other, of_tokens in (("p99 < 1s", True), ("p99 first < 1s", False)):
+        assert parse_slo(other, of_tokens=not of_tokens) == parse_slo(other)
+        with pytest.raises(UsageError, match="language model"):
+            parse_slo(other, of_tokens=of_tokens)
+
+
+def test_a_request_keeps_a_promise_if_it_is_within_both_limits():
+    promise = parse_slo("p95 first < 2s, each < 100ms")
+    cases = [(2.0, 0.1), (2.1, 0.1), (2.0, 0.11), (1.0, math.nan), (math.inf, math.nan)]
+    each = [promise.kept(first, other) for first, other in cases]
+    assert each == [True, False, False, True, False]
+    assert promise.kept(*np.array(cases).T).tolist() == each
+    assert parse_slo("p95 first < 2s").kept(1.0, 1e9)
 
 
 def test_a_promise_fits_the_kind_of_service():

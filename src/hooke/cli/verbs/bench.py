@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import shutil
 import signal
@@ -69,7 +68,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--path", default="", metavar="/METHOD", help="The path to request.  [default: the URL's, or /predict]"
 )
-@click.option("--slo", metavar="SLO", help='Such as "p99 < 50ms".  [default: the SLO of the service]')
+@click.option(
+    "--slo",
+    metavar="SLO",
+    help='Such as "p99 < 50ms"; with --lengths "p95 first < 2s, each < 100ms".  [default: the SLO of the service]',
+)
 @click.option(
     "--rate",
     "rates",
@@ -104,12 +107,6 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     type=click.FloatRange(min=0, min_open=True),
     metavar="F",
     help="With --lengths: multiply all lengths, for a short context.",
-)
-@click.option("--slo-ttft", metavar="TIME", help="With --lengths: the limit of the time to the first token.")
-@click.option(
-    "--slo-tpot",
-    metavar="TIME",
-    help="With --lengths: the limit of the time for each other token, on average.",
 )
 @click.option(
     "--connections",
@@ -199,16 +196,11 @@ def bench(session: CommandSession, *, target: str, as_json: bool, report: Path |
     return 0 if all(result.kept and result.consistent for result in done.results) else 1
 
 
-_TOKEN_OPTIONS = {"slo_ttft": "--slo-ttft", "slo_tpot": "--slo-tpot"}
-
-
 def _refuse_token_options(asked: dict[str, Any]) -> None:
     """Take the options of language models out; raises UsageError if one is used."""
-    used = [name for key, name in _TOKEN_OPTIONS.items() if asked.pop(key)]
-    used += ["--length-scale"] * (asked.pop("length_scale") != 1)
     del asked["lengths"]
-    if used:
-        raise UsageError(f"{used[0]} is for language models", fix="add --lengths azure-conversation")
+    if asked.pop("length_scale") != 1:
+        raise UsageError("--length-scale is for language models", fix="add --lengths azure-conversation")
 
 
 def _with_token_defaults(asked: dict[str, Any]) -> dict[str, Any]:
@@ -232,10 +224,8 @@ def _bench_tokens(session: CommandSession, target: str, *, as_json: bool, **aske
 
 
 def _token_test(target: str, **asked: Any) -> TokenTest:
-    wrong = [name for name in ("data", "slo") if asked[name]]
-    if wrong:
-        fix = "use --slo-ttft and --slo-tpot" if wrong[0] == "slo" else "omit one of them"
-        raise UsageError(f"--{wrong[0]} does not go with --lengths", fix=fix)
+    if asked["data"]:
+        raise UsageError("--data does not go with --lengths", fix="omit one of them")
     rates = _rates(asked["rates"])
     if not rates:
         raise UsageError("--lengths needs the rates to test", fix="give requests per second: --rate 0.5,1,2")
@@ -278,9 +268,6 @@ def _token_order(address: Target, rates: tuple[float, ...], asked: dict[str, Any
             f"{asked['lengths']} does not say when requests came",
             fix="add a column t with seconds, or omit --arrivals",
         )
-    first_s, each_s = (
-        _positive(name, asked[key]) if asked[key] else math.inf for key, name in _TOKEN_OPTIONS.items()
-    )
     return TokenOrder(
         target=address,
         path=path,
@@ -293,8 +280,7 @@ def _token_order(address: Target, rates: tuple[float, ...], asked: dict[str, Any
         timeout_s=_positive("--timeout", asked["timeout"]),
         ca=str(asked["ca"] or ""),
         seed=asked["seed"],
-        first_s=first_s,
-        each_s=each_s,
+        slo=parse_slo(asked["slo"], of_tokens=True) if asked["slo"] else None,
     )
 
 
@@ -386,7 +372,7 @@ def _order(  # noqa: PLR0913 - the options
         target=address,
         path=path or address.path or "/predict",
         requests=(),
-        slo=parse_slo(slo) if slo else None,
+        slo=parse_slo(slo, of_tokens=False) if slo else None,
         rates=_rates(rates),
         seconds=_positive("--for", seconds),
         arrivals=arrivals_of(arrivals),

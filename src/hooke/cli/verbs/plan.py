@@ -30,7 +30,7 @@ from hooke.project.folder import Project
 from hooke.project.token_lengths import read_lengths
 from hooke.services.serve_file import load_service
 from hooke.serving.service import Service
-from hooke.serving.slo import parse_slo
+from hooke.serving.slo import OF_TOKENS, parse_slo
 
 __all__ = ["pairs", "plan", "plans"]
 
@@ -226,7 +226,11 @@ def plans() -> None:
 @plans.command()
 @click.argument("target", metavar="FILE.py[:CLASS]")
 @click.option("--rate", type=float, metavar="R", help="Requests per second to sustain.")
-@click.option("--slo", metavar="SLO", help='Such as "p99 < 50ms".  [default: the SLO of the service]')
+@click.option(
+    "--slo",
+    metavar="SLO",
+    help='Such as "p99 < 50ms"; of a language model "p95 first < 2s, each < 100ms".  [default: the SLO of the service]',
+)
 @click.option(
     "--path", default="", metavar="/METHOD", help="The path to plan for.  [default: the one measured last]"
 )
@@ -243,12 +247,6 @@ def plans() -> None:
 )
 @click.option("--users", type=float, metavar="N", help="Instead of --rate: so many users ...")
 @click.option("--every", metavar="TIME", help="... each of whom sends a request every TIME on average.")
-@click.option(
-    "--slo-ttft", metavar="TIME", help="Of a language model: the limit of the time to the first token."
-)
-@click.option(
-    "--slo-tpot", metavar="TIME", help="Of a language model: that of the time for each other token."
-)
 @click.option(
     "--lengths",
     metavar="NAME|FILE.csv",
@@ -278,8 +276,7 @@ def service(
     Nothing runs. Safe rates, and the laws over replicas and threads, come from `hooke bench` results of the service in
     FILE.py. Unmeasured configurations and those past the knee have no prediction; the next measurement is suggested.
     Count on the low end of a prediction. The table has this machine and the configurations that no other beats in both
-    rate and price; --json has all. For a language model with protocol="openai", the answer is how many replicas keep both limits for 95 % of the
-    requests, and the price of a million tokens, cheapest first; it comes from the law of a step in the service's newest run.
+    rate and price; --json has all. For a language model with protocol="openai", the answer is how many replicas keep the SLO, and the price of a million tokens, cheapest first; it comes from the law of a step in the service's newest run.
     Exit codes: 0 recommendation; 1 no recommendation possible; 2 wrong usage.
     """
     rate, users = _rate_of(rate, asked.pop("users"), asked.pop("every"))
@@ -311,41 +308,33 @@ def _rate_of(rate: float | None, users: float | None, every: str | None) -> tupl
     return rate, said
 
 
-_TOKEN_ONLY = {"slo_ttft": "--slo-ttft", "slo_tpot": "--slo-tpot", "lengths": "--lengths"}
-
-
 def _plan_tokens(
     declared: Service, where: Project, *, rate: float, users: str, as_json: bool, **asked: Any
 ) -> int:
     from hooke.planning.token_plan import (
         TokenQuestion,
-        TokenSlo,
         plan_tokens,
         token_plan_facts,
         token_plan_text,
     )
 
-    limits = [
-        parse_seconds(asked[key], name=_TOKEN_ONLY[key]) if asked[key] else math.inf
-        for key in ("slo_ttft", "slo_tpot")
-    ]
-    if (
-        asked["slo"]
-        or asked["path"]
-        or asked["replicas"]
-        or not all(limits)
-        or limits == [math.inf, math.inf]
-    ):
+    for name in ("path", "replicas"):
+        if asked[name]:
+            raise UsageError(
+                f"--{name} is not for language models, and {declared.name} is one", fix=f"omit --{name}"
+            )
+    slo = parse_slo(asked["slo"], of_tokens=True) if asked["slo"] else declared.slo
+    if slo is None:
         raise UsageError(
-            f"{declared.name} is a language model: its limits are those of tokens",
-            fix="give --slo-ttft 2s --slo-tpot 100ms, and neither --slo, --path nor --replicas",
+            f"{declared.name} has no SLO",
+            fix=f'give one: --slo "{OF_TOKENS}", or @service(slo=...) in the class',
         )
     lengths = read_lengths(asked["lengths"]).scaled(asked["length_scale"]) if asked["lengths"] else None
     question = TokenQuestion(
         declared=declared,
         rate=rate,
         users=users,
-        slo=TokenSlo(*limits),
+        slo=slo,
         lengths=lengths,
         catalog=asked["catalogs"] or None,
         speed=pairs("--speed", asked["speeds"]),
@@ -373,12 +362,11 @@ def _plan_requests(
     )
     from hooke.scaling.provision import LatencyGoal
 
-    used = [name for key, name in _TOKEN_ONLY.items() if asked[key]]
-    if used:
+    if asked["lengths"]:
         raise UsageError(
-            f"{used[0]} is for language models, and {declared.name} is none", fix=f"omit {used[0]}"
+            f"--lengths is for language models; {declared.name} is not one", fix="omit --lengths"
         )
-    promised = parse_slo(asked["slo"]) if asked["slo"] else None
+    promised = parse_slo(asked["slo"], of_tokens=False) if asked["slo"] else None
     question = ServiceQuestion(
         declared=declared,
         file=file,
