@@ -65,6 +65,8 @@ class EngineCommand:
     """The path of its metrics; empty if it has none."""
     environment: tuple[tuple[str, str], ...] = ()
     most_requests: int
+    concurrency: int
+    """Requests in one engine with which it needs no other replica beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -243,6 +245,8 @@ ENGINE_START_S = 1800.0
 """Enough to read weights of hundreds of GB, and to compile for them."""
 MOST_REQUESTS = 1024
 """In one engine: it computes hundreds at once, and others wait there."""
+CONCURRENCY = 32
+"""In one engine until there is a further one: what a batch gains by more requests becomes small."""
 
 
 def from_command(  # noqa: PLR0913 - the options of a service, each by name
@@ -254,6 +258,7 @@ def from_command(  # noqa: PLR0913 - the options of a service, each by name
     metrics: str | None = "/metrics",
     environment: Mapping[str, str] | None = None,
     most_requests: int = MOST_REQUESTS,
+    concurrency: int | None = None,
     replicas: int | tuple[int, int] = 1,
     timeout: str | float = ENGINE_TIMEOUT_S,
     start_timeout: str | float = ENGINE_START_S,
@@ -270,7 +275,8 @@ def from_command(  # noqa: PLR0913 - the options of a service, each by name
     command: a text is split into words as one would, and a list is taken as it is. The engine's working directory is that of the replica.
 
     `ready` is the path that answers 200 once the engine is ready, within `start_timeout`. `metrics` is that of its Prometheus text, or None. `environment` has further variables. More than
-    `most_requests` in one engine get 429. `timeout` is the longest silence of the engine within an answer. `gpus` is how many GPUs one command gets, by CUDA_VISIBLE_DEVICES; give vLLM
+    `most_requests` in one engine get 429. Between the bounds of `replicas` there are as many as leave each engine `concurrency` open requests, whatever their tokens: 32 by
+    default, or half of `most_requests` if that is fewer; give the engine's slots, or what its longest batch is (llama.cpp: `--parallel`, vLLM: `--max-num-seqs`). `timeout` is the longest silence of the engine within an answer. `gpus` is how many GPUs one command gets, by CUDA_VISIBLE_DEVICES; give vLLM
     `--tensor-parallel-size` accordingly. Others as in `service`.
 
     When the engine ends, its replica ends with it, and is replaced. Raises UsageError for invalid values.
@@ -279,6 +285,14 @@ def from_command(  # noqa: PLR0913 - the options of a service, each by name
         words = _words(name, command)
         _check_paths(ready=ready, metrics=metrics or "/")
         _check_whole(most_requests, "most_requests", "requests")
+        if concurrency is None:
+            concurrency = max(min(CONCURRENCY, most_requests // 2), 1)
+        _check_whole(concurrency, "concurrency", "requests")
+        if concurrency > most_requests:
+            raise UsageError(
+                f"concurrency={concurrency} is more than most_requests={most_requests}, so no replica would be added",
+                fix="give fewer, or more most_requests",
+            )
         _check_options(None, cpus, gpus, "thread", middleware, standby=False)
         bounds = _replicas(replicas)
         timeout_s, starts_s = _timeout_s(timeout), _timeout_s(start_timeout, name="start_timeout")
@@ -288,6 +302,7 @@ def from_command(  # noqa: PLR0913 - the options of a service, each by name
         metrics=metrics or "",
         environment=tuple(sorted((environment or {}).items())),
         most_requests=most_requests,
+        concurrency=concurrency,
     )
     module = sys._getframe(1).f_globals.get("__name__", "__main__")  # noqa: SLF001 - as namedtuple: the class is the caller's
     said = f"The engine `{shlex.join(words)}`."

@@ -1,13 +1,14 @@
-"""A language model of real processes: as many requests a second as before, with long answers, and it goes from one replica to three and back."""
+"""Language models of real processes. As many requests a second as before, with long answers, and one goes from one replica to three and back; an engine is scaled by its open requests."""
 
 import asyncio
+import sys
 import time
 from pathlib import Path
 
 import openai
 import pytest
 from tests.services.supervisor.supervised import Supervised, end_all, facts_of
-from tests.serving.openai import paged_model
+from tests.serving.openai import paged_model, stand_in_engine
 from tests.serving.openai.paged_model import END
 
 pytestmark = pytest.mark.heavy
@@ -104,3 +105,58 @@ def spoken(prompt: str, most: int) -> str:
         logits[END] -= 100
         tokens.append(int(np.argmax(logits)))
     return bytes(tokens[len(prompt) :]).decode()
+
+
+ENGINE = """
+from hooke import from_command
+
+chat = from_command("chat", {command!r}, concurrency=2, metrics=None, replicas=(1, 2), timeout="60s")
+"""
+
+
+async def streams(service: Supervised, folder: Path) -> list[int]:
+    """Four streams in one engine, until there are two engines; how many tokens each had."""
+    client = openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=service.token, max_retries=0)
+    scaled = asyncio.Event()
+
+    async def ask() -> int:
+        body = {"gap_s": 0.1}
+        stream = await client.chat.completions.create(
+            model="any", messages=[], max_tokens=10_000, stream=True, extra_body=body
+        )
+        seen = 0
+        async with stream:
+            async for _ in stream:
+                seen += 1
+                if scaled.is_set():
+                    break
+        return seen
+
+    asked = [asyncio.create_task(ask()) for _ in range(4)]
+    end = time.monotonic() + LIMIT_S
+    while (
+        sum(one["state"] == "ready" for one in (facts_of(folder, "chat") or {"replicas": ()})["replicas"]) < 2
+    ):
+        assert time.monotonic() < end, service.text
+        assert not any(one.done() for one in asked), service.text
+        await asyncio.sleep(0.3)
+    scaled.set()
+    counts = await asyncio.gather(*asked)
+    await client.close()
+    return counts
+
+
+def test_an_engine_is_scaled_by_its_open_requests(tmp_path):
+    command = [sys.executable, stand_in_engine.__file__, "--port", "{port}"]
+    (tmp_path / "chat.py").write_text(ENGINE.format(command=command))
+    service = Supervised(tmp_path, "--healthy", "1", file="chat.py")
+    try:
+        service.until_ready(1)
+        assert min(asyncio.run(streams(service, tmp_path))) > 0
+        assert service.end() == 0
+    finally:
+        if service.process.poll() is None:
+            service.process.kill()
+            service.process.wait()
+        end_all(tmp_path)
+    service.until(r"1 -> 2.* requests wait or run, and 2 a replica are assumed to be fine")

@@ -348,6 +348,8 @@ def test_one_command_gets_as_many_gpus_as_it_says_and_no_other_has_them(tmp_path
         ("chat", "vllm --port {port}", {"ready": "health"}, "not a path"),
         ("chat", "vllm --port {port}", {"metrics": "a b"}, "not a path"),
         ("chat", "vllm --port {port}", {"most_requests": 0}, "most_requests"),
+        ("chat", "vllm --port {port}", {"concurrency": 0}, "concurrency"),
+        ("chat", "vllm --port {port}", {"concurrency": 9, "most_requests": 8}, "no replica would be added"),
         ("chat", "vllm --port {port}", {"gpus": 1.5}, "GPUs"),
         ("chat", "vllm --port {port}", {"timeout": 0}, "timeout"),
     ],

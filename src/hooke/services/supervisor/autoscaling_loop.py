@@ -63,8 +63,8 @@ class Autoscaler:
         self._thread: threading.Thread | None = None
         self._spent = BudgetSpent()
         self._keeper = _Keeper(log, say)
-        self._demand = TokenDemand() if declared.protocol is not None else None
-        """Of a language model, whose load is tokens and not requests."""
+        self._demand = TokenDemand() if declared.protocol is not None and declared.command is None else None
+        """Of a language model, whose load is tokens and not requests. Engines of others do not report theirs: open requests count."""
         self._say = say
         self._arrived = self._shed = 0
         self._due = 0.0
@@ -78,8 +78,9 @@ class Autoscaler:
         self._bounds, self._due = (low, high), 0.0
         self._new = self.choice = None
         if low < high:
+            command = self._declared.command
             # Half a batch waits or runs while a model still has time to spare.
-            assumed = max(2.0, (self._declared.max_batch or 1) / 2)
+            assumed = command.concurrency if command else max(2.0, (self._declared.max_batch or 1) / 2)
             reactive = ReplicaPolicy(Bounds(low=low, high=high, assumed_in_flight=assumed))
             reactive.target = min(max(now_wanted, low), high)
             self._policy = ReplayedPolicy(reactive)

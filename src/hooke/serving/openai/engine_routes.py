@@ -96,7 +96,7 @@ class EngineRoutes:
         return self.meter.families({"vllm:num_requests_running": self._inside})
 
     def take_load(self) -> None:
-        """Engines do not say which requests their tokens are of: the proxy's balancer counts open requests."""
+        """Engines do not say which requests their tokens are of: the proxy's balancer and the autoscaler count open requests."""
         return
 
     async def read_metrics(self) -> None:
