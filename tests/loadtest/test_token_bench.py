@@ -105,13 +105,16 @@ def test_words_are_as_long_as_asked_where_the_service_takes_no_ids(address):
 def test_what_fails_within_a_stream_is_counted_and_no_percentile_hides_it(address):
     address.model.undecodable = b"e"  # fails the answers that come to this letter, after they began
     try:
-        test = run_token_test(order(address.address, lengths=lengths([20], [40])), tell=lambda _: None)
+        test = run_token_test(
+            order(address.address, lengths=lengths([20], [40]), each_s=5.0), tell=lambda _: None
+        )
     finally:
         address.model.undecodable = NEVER
     (level,) = test.levels
     failed = level.count - level.answered
     assert failed > 0
     assert sum(level.failed.values()) == failed
+    assert level.good.value == pytest.approx(level.answered / level.seconds)  # though each_s alone is kept
     assert not test.kept
     share = level.answered / level.count
     for estimate in (*level.first_s, *level.whole_s):
