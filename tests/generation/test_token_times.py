@@ -63,7 +63,16 @@ def test_what_never_begins_counts_as_never_answered():
     told = simulate(limits, load, exact, timeout_s=0.2)
     assert np.isinf(told.first_s).sum() == 4
     assert np.isinf(told.rest_s[np.isinf(told.first_s)]).all()
-    assert not good(told, 1e9, 1.0)[1:].any()
+    assert not told.good(math.inf, 1.0)[1:].any()
+    assert not told.good(math.inf, math.inf)[1:].any()
+
+
+def test_users_whose_request_is_refused_send_their_next_one():
+    limits = TokenLimits(slots=4, step_tokens=64, context=512, pages=8)  # memory for 128 tokens
+    prompts = [300, 300, 300, 8] + [8] * 20
+    told = simulate(limits, TokenTraffic(prompts=prompts, outputs=[20] * 24, users=4), exact)
+    assert np.isinf(told.ended).tolist() == [True] * 3 + [False] * 21
+    assert told.steps < 24 * 20 / 3  # most steps had several users
 
 
 def test_answers_of_one_token_have_no_time_for_each():

@@ -78,6 +78,11 @@ class RequestTimes:
         with np.errstate(invalid="ignore"):
             return np.where(self.outputs > 1, self.rest_s / np.maximum(self.outputs - 1, 1), math.nan)
 
+    def good(self, first_s: float, per_token_s: float) -> NDArray[np.bool]:
+        """Whether each was answered and kept both limits (n,)."""
+        slow = self.per_token_s > per_token_s  # false for nan: one token has no time for each
+        return np.isfinite(self.ended) & (self.first_s <= first_s) & ~slow
+
 
 StepTimes = Callable[[StepWork, float], float]
 """(work of a step, when it begins) -> its seconds."""
@@ -103,26 +108,22 @@ class _Simulation:
         self._first, self._last = np.full(count, math.inf), np.full(count, math.inf)
         self._number: dict[TokenRequest, int] = {}
         self._next = 0
+        self._idle = 0 if load.due is not None else max(load.users, 1)
+        """Users that send their next request now."""
         self._busy_s = 0.0
         self._steps = 0
         self.now = 0.0
 
     def run(self) -> RequestTimes:
         scheduler, count = self._scheduler, len(self._due)
-        if self._load.due is None:
-            for _ in range(min(self._load.users, count)):
-                self._offer(0.0)
         while True:
-            while self._load.due is not None and self._next < count and self._due[self._next] <= self.now:
-                self._offer(self._due[self._next])
+            self._arrive()
             for request in scheduler.expired(self.now):
                 self._gone(request)
             if scheduler.running or scheduler.waiting:
                 self._step()
             elif self._next < count:
                 self.now = max(float(self._due[self._next]), self.now)
-                if self._load.due is None:
-                    self._offer(self.now)
             else:
                 break
         return RequestTimes(
@@ -138,6 +139,17 @@ class _Simulation:
             busy_s=self._busy_s,
             steps=self._steps,
         )
+
+    def _arrive(self) -> None:
+        """Offer what is due now. A user whose request is refused has its next one offered after the next step."""
+        count = len(self._due)
+        if self._load.due is None:
+            idle, self._idle = self._idle, 0
+            for _ in range(min(idle, count - self._next)):
+                self._offer(self.now)
+        else:
+            while self._next < count and self._due[self._next] <= self.now:
+                self._offer(self._due[self._next])
 
     def _offer(self, at: float) -> None:
         number, load = self._next, self._load
@@ -159,6 +171,7 @@ class _Simulation:
 
     def _gone(self, request: TokenRequest) -> None:
         self._number.pop(request, None)
+        self._idle += 1
 
     def _step(self) -> None:
         step = self._scheduler.step(self.now)
@@ -171,8 +184,7 @@ class _Simulation:
             self._first[self._number[request]] = self.now
         for request in self._scheduler.stepped(step):
             self._last[self._number.pop(request)] = self.now
-            if self._load.due is None and self._next < len(self._due):
-                self._offer(self.now)
+            self._idle += 1
 
 
 def step_times(coefficients: Floats, noise: StepNoise, chance: np.random.Generator) -> StepTimes:

@@ -282,7 +282,9 @@ def _fitting(known: KnownSteps, lengths: TokenLengths | None) -> TokenLengths:
             f"run {known.run} answered no request, so the lengths are not known",
             fix="give them: --lengths azure-conversation",
         )
-    return found.fitting(known.limits.context)
+    limits = known.limits
+    memory = limits.context if limits.pages is None else limits.pages * limits.page_tokens
+    return found.fitting(min(limits.context, memory))
 
 
 def _numbers(slots: int) -> list[int]:
