@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from tests.generation.simulated_fleet import TokenFleet
 
 from hooke.generation import prompt_balancer
-from hooke.generation.prompt_balancer import BLOCK, AskedPrompt, PromptBalancer, read_prompt
+from hooke.generation.prompt_balancer import BLOCK, MOST_TOKENS, AskedPrompt, PromptBalancer, read_prompt
 from hooke.generation.step_speeds import StepSpeeds
 from hooke.generation.token_scheduler import TokenLoad
+from hooke.serving.openai import messages
 
 
 def body(text: str, **more) -> bytes:
@@ -85,6 +86,46 @@ def test_other_kinds_of_prompts(sent, tokens, answers):
 def test_a_body_may_be_anything(data):
     assert read_prompt(data, whole=len(data)).size <= len(data)
     assert read_prompt(b'{"messages":' + data).answers >= 1
+
+
+NUMBERS = st.one_of(
+    st.none(), st.integers(), st.sampled_from([10**12, 10**400, -(10**400), 2**63]), st.floats(), st.text()
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@given(
+    prompt=JSON,
+    numbers=st.fixed_dictionaries(
+        dict.fromkeys(("n", "max_tokens", "max_completion_tokens", "max_output_tokens"), NUMBERS)
+    ),
+    key=st.sampled_from(["messages", "prompt", "input", "model", "prompt_cache_key"]),
+    whole=st.sampled_from([0, 1 << 16, 1 << 60, 10**400]),
+)
+def test_no_body_outweighs_the_load_of_a_fleet(prompt, numbers, key, whole):
+    asked = read_prompt(json.dumps({**numbers, key: prompt}).encode(), whole=whole)
+    it = balanced("a", "b")
+    assert set(it.choose(asked, 0.0)) == {"a", "b"}
+    loads = sorted(it.router.load(name) for name in "ab")
+    assert loads[0] == 0
+    assert 1 <= loads[1] <= MOST_TOKENS
+
+
+def test_more_answers_than_a_replica_gives_count_as_the_most_that_it_gives():
+    assert (prompt_balancer.MOST_ANSWERS, prompt_balancer.MOST_TEXTS) == (
+        messages.MOST_ANSWERS,
+        messages.MOST_TEXTS,
+    )
+    assert read_prompt(body("", n=10**12)).answers == messages.MOST_ANSWERS
+    many = json.dumps({"prompt": ["a"] * 10_000, "max_tokens": 10**9}).encode()
+    assert read_prompt(many).answers == messages.MOST_TEXTS
+    it = balanced("a")
+    it.choose(read_prompt(body("", n=10**12)), 0.0)
+    assert it.router.load("a") < 2 * messages.MOST_ANSWERS * it.expected_answer
 
 
 def test_a_session_is_named_by_the_header_or_by_the_key_of_the_cache():

@@ -13,9 +13,10 @@ import pytest
 from tests.proxy.stand import until
 
 from hooke.base.errors import UsageError
-from hooke.generation.prompt_balancer import SHORTEST
+from hooke.generation.prompt_balancer import MOST_TOKENS, SHORTEST
 from hooke.generation.token_scheduler import TokenLoad
 from hooke.processes.channel import listen_at
+from hooke.proxy import endpoint_picker
 from hooke.proxy.endpoint_picker import EndpointPicker
 from hooke.proxy.envoy import Proxy
 from hooke.proxy.picker_config import (
@@ -127,9 +128,15 @@ class Front:
             self.picker.report(name, load, taken=taken, open_calls=0)
         self.picker.publish(*self.published, **self.versions)  # behind the reports
 
-    def ask(self, text: str = "hello", path: str = CHAT, headers: dict[str, str] | None = None) -> str:
+    def ask(
+        self,
+        text: str = "hello",
+        path: str = CHAT,
+        headers: dict[str, str] | None = None,
+        more: dict[str, int] | None = None,
+    ) -> str:
         """Who answered; the body came whole."""
-        body = json.dumps({"messages": [{"role": "user", "content": text}]}).encode()
+        body = json.dumps({"messages": [{"role": "user", "content": text}], **(more or {})}).encode()
         with closing(
             http.client.HTTPConnection("127.0.0.1", self.proxy.settings.port, timeout=20)
         ) as connection:
@@ -194,6 +201,28 @@ def test_no_client_chooses_its_replica_but_by_a_session(front):
     found = {front.ask(f"{number}", headers={SESSION_HEADER: "s"}) for number in range(10)}
     assert found == {home}
     assert "x-hooke-body-size" not in front.seen, "the front's own headers stay there"
+
+
+def test_no_numbers_of_a_client_end_or_skew_the_routing_of_others(front):
+    front.publish("abc")
+    asked = front.picker.facts().prompts
+    for number in (10**400, 10**12, -(10**400), 10**4000):
+        front.ask("much", more={"n": number, "max_tokens": number})
+        assert max(front.picker.load(name) for name in "abc") <= MOST_TOKENS
+    assert front.unrouted() == 0
+    assert front.picker.facts().prompts == asked + 4
+
+
+def test_a_body_that_cannot_be_read_goes_as_one_without_a_prompt_and_is_counted(front, monkeypatch):
+    def failing(body: bytes, **_: object) -> None:
+        raise ZeroDivisionError(len(body))
+
+    front.publish("abc")
+    monkeypatch.setattr(endpoint_picker, "read_prompt", failing)
+    home = front.ask(headers={SESSION_HEADER: "unread"})
+    assert {front.ask(headers={SESSION_HEADER: "unread"}) for _ in range(5)} == {home}
+    assert front.picker.facts().unread == 6
+    assert front.unrouted() == 0
 
 
 def test_other_paths_are_balanced_as_ever_and_nobody_is_asked(front):

@@ -43,6 +43,12 @@ MOST_NAMED = 1024
 """Of a prompt: half a MiB."""
 FIRST_BLOCKS = 1 << 12
 """Of a replica that has not reported its memory."""
+MOST_ANSWERS, MOST_TEXTS = 128, 2048
+"""As in `serving/openai/messages.py`: a replica refuses more, so more is no load."""
+MOST_SIZE = 1 << 26
+"""Bytes of a body."""
+MOST_TOKENS = 1 << 20
+"""Of a request, for the account of its replica: what clients write must not decide where all others go."""
 MOST_OPEN = 1 << 16
 """Requests that were sent and not named yet."""
 CROWDED = 2.0
@@ -112,15 +118,15 @@ def read_prompt(
     text = messages or bytes(found.prompt) or bytes(found.input)
     listed = b"" if messages or text[:1] != b"[" else text[1:].lstrip()[:1]
     is_tokens = listed.isdigit()
-    several = text.count(b'",') + 1 if listed == b'"' else 1
+    several = min(text.count(b'",') + 1, MOST_TEXTS) if listed == b'"' else 1
     most = (found.max_completion_tokens, found.max_tokens, found.max_output_tokens)
-    size = len(text) + max(whole - len(body), 0)
+    size = len(text) + max(min(whole, MOST_SIZE) - len(body), 0)
     return AskedPrompt(
         blocks=with_unseen(_blocks(text, found.model), size // BLOCK),
         size=size,
         tokens=text.count(b",") + 1 if is_tokens else None,
-        answers=max(found.n or 1, 1) * several,
-        most=next((each for each in most if each is not None and each > 0), None),
+        answers=min(max(found.n or 1, 1), MOST_ANSWERS) * several,
+        most=next((min(each, MOST_TOKENS) for each in most if each is not None and each > 0), None),
         session=session or found.prompt_cache_key or "",
         identity=identity,
         version=version,
@@ -162,6 +168,8 @@ class BalancerFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Prompts that went to another replica than that with most of their beginnings, which had too much to do."""
     moved: int = 0
     """Sessions that left their replica: it has ended, or had too much to do."""
+    unread: int = 0
+    """Bodies that could not be read for a reason that nobody expected; they went as those without a prompt."""
     slowest: float = 1.0
     """The speed of the slowest replica beside the fastest."""
 
@@ -341,7 +349,7 @@ class PromptBalancer:
     def _estimate(self, asked: AskedPrompt) -> int:
         prompt = asked.tokens if asked.tokens is not None else asked.size * self.tokens_per_byte
         answer = self.expected_answer if asked.most is None else min(asked.most, self.expected_answer)
-        return max(round(prompt + asked.answers * answer), 1)
+        return min(max(round(prompt + asked.answers * answer), 1), MOST_TOKENS)
 
     def _mean_prompt(self) -> float:
         return self._blocks * BLOCK * self.tokens_per_byte / self._prompts if self._prompts else 0.0

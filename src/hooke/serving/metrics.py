@@ -507,6 +507,7 @@ def _prompts(core: Any, facts: BalancerFacts, unrouted: int) -> Iterator[Any]:
     for name, said, value in (
         ("prompts_routed", "Prompts sent to the replica that the endpoint picker chose.", facts.prompts),
         ("prompts_unrouted", "Prompts sent without the endpoint picker, which did not answer.", unrouted),
+        ("prompts_unread", "Prompts whose body the endpoint picker could not read.", facts.unread),
         ("prompts_spilled", "Prompts sent elsewhere: who knew them had too much to do.", facts.spilled),
         ("prompt_blocks", f"Blocks of {BLOCK} bytes of routed prompts.", facts.blocks),
         ("prompt_blocks_known", "Those that their replica should have in memory.", facts.known),
