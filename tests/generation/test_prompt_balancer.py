@@ -2,6 +2,7 @@
 
 import json
 import random
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -251,11 +252,16 @@ def test_what_clients_send_takes_bounded_memory(monkeypatch):
     monkeypatch.setattr(prompt_balancer, "MOST_OPEN", 60)
     monkeypatch.setattr(prompt_balancer, "MOST_BLOCKS", 300)
     it = balanced(*"abc")
+    long = "x" * 4096
+    tracemalloc.start()
     for number in range(1000):
-        asked = AskedPrompt(
-            blocks=[(number, at) for at in range(9)], size=4000, session=str(number), identity=str(number)
-        )
+        name = long + str(number)
+        asked = AskedPrompt(blocks=[(number, at) for at in range(9)], size=4000, session=name, identity=name)
         it.choose(asked, 0.0)
+    del name, asked
+    kept = sum(trace.size for trace in tracemalloc.take_snapshot().traces if trace.size >= len(long))
+    tracemalloc.stop()
+    assert kept < 40 * len(long), "texts of clients are not kept"
     assert len(it._sessions) == 50
     assert (
         len(it._all_sent)

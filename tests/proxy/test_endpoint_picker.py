@@ -203,6 +203,15 @@ def test_no_client_chooses_its_replica_but_by_a_session(front):
     assert "x-hooke-body-size" not in front.seen, "the front's own headers stay there"
 
 
+@pytest.mark.parametrize("given", ["one", "no id of ours", "x" * 5000, "{}"])
+def test_the_picker_and_the_replica_see_one_id_of_a_request(front, given):
+    front.publish("a")
+    front.report(a=100)
+    front.ask(headers={"x-request-id": given})
+    assert (front.seen["x-request-id"] == given) == (given == "one")
+    assert front.picker.load("a") == 100, "the replica's report counts for what was sent"
+
+
 def test_no_numbers_of_a_client_end_or_skew_the_routing_of_others(front):
     front.publish("abc")
     asked = front.picker.facts().prompts

@@ -176,7 +176,7 @@ class BalancerFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, eq=False)
 class _Sent:
-    identity: str
+    identity: int | None
     replica: str
     tokens: int
     size: int
@@ -220,7 +220,7 @@ class PromptBalancer:
         self._drawn = 0.0
         self._sessions: OrderedDict[int, str] = OrderedDict()
         self._all_sent: deque[tuple[int, _Sent]] = deque()
-        self._by_identity: dict[str, deque[tuple[int, _Sent]]] = {}
+        self._by_identity: dict[int, deque[tuple[int, _Sent]]] = {}
         self._last = 0
         self._prompts = self._blocks = self._hits = self._spilled = self._moved = 0
 
@@ -384,22 +384,24 @@ class PromptBalancer:
 
     def _note(self, asked: AskedPrompt, chosen: Sequence[str], tokens: int, now: float) -> None:
         replica, then = chosen[0], (*chosen, "")[1]
+        # Hashes: clients may send ids and sessions of any length.
         session = hash(asked.session) if asked.session else None
+        identity = hash(asked.identity) if asked.identity else None
         size = asked.size if asked.tokens is None and asked.answers == 1 else 0
-        sent = _Sent(asked.identity, replica, tokens, size, now, session, then)
+        sent = _Sent(identity, replica, tokens, size, now, session, then)
         self._last += 1
         known = self._replicas[replica]
         known.sent[self._last] = sent
         known.sent_tokens += tokens
         self._all_sent.append((self._last, sent))
-        if asked.identity:
-            self._by_identity.setdefault(asked.identity, deque()).append((self._last, sent))
+        if identity is not None:
+            self._by_identity.setdefault(identity, deque()).append((self._last, sent))
         if len(self._all_sent) > MOST_OPEN:
             self._drop(*self._all_sent.popleft())
 
     def _named(self, identity: str, name: str, tokens: int) -> None:
         """A replica has this request, which may have been sent to another one first."""
-        same = self._by_identity.get(identity)
+        same = self._by_identity.get(hash(identity))
         if not same:
             return
         number, sent = next((one for one in same if one[1].replica == name), same[0])
@@ -416,7 +418,7 @@ class PromptBalancer:
         if not sent.open:
             return
         sent.open = False
-        same = self._by_identity.get(sent.identity)
+        same = self._by_identity.get(sent.identity) if sent.identity is not None else None
         if same is not None:
             same.remove((number, sent))
             if not same:

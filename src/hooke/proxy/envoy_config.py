@@ -392,7 +392,9 @@ def _with_sane_ids(routes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     for route in routes:
         match = {**route["match"], "headers": [*route["match"].get("headers", ()), insane]}
-        made += [{**route, "match": match, **given}, route]
+        # The picker and the replica are to see the same id.
+        picker = picker_route(header) if "typed_per_filter_config" in route else {}
+        made += [{**route, "match": match, **picker, **given}, route]
     return made
 
 

@@ -72,16 +72,19 @@ def picker_filters() -> list[dict[str, Any]]:
     ]
 
 
-def picker_route() -> dict[str, Any]:
-    """What a route of prompts has beside others."""
+def picker_route(*more: dict[str, Any]) -> dict[str, Any]:
+    """What a route of prompts has beside others. Requests get the headers `more` before the picker is asked: the route's own come later."""
     # The question's own content-length is that of the part that is sent.
     size = {"key": BODY_SIZE_HEADER, "value": "%REQ(content-length)%"}
-    mutation = {"append": {"header": size, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+    mutations = [
+        {"append": {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+        for header in (size, *more)
+    ]
     return {
         "typed_per_filter_config": {
             "sizes": typed(
                 "extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute",
-                mutations={"request_mutations": [mutation]},
+                mutations={"request_mutations": mutations},
             ),
             "picker": typed("extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute", check_settings=_ANY),
         },
