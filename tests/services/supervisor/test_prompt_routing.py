@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -178,6 +179,28 @@ def test_requests_go_on_while_the_router_does_nothing(model):
     model.until(r"prompts? went to the least busy replica: the endpoint picker did not answer in time")
     # Envoy asks it again after two seconds; until then a session goes anywhere.
     until(lambda: len({model.ask("is it back?", session="back")[0] for _ in range(8)}) == 1)
+
+
+def test_the_run_tells_all_unrouted_prompts_also_those_before_its_end(tmp_path):
+    (tmp_path / "slowly.py").write_text(MODEL)
+    model = Model(tmp_path, "--healthy", "1", "--replicas", "1", file="slowly.py")
+    said = r"(\d+) prompts? went to the least busy replica"
+    try:
+        model.until_ready(1)
+        for _ in range(2):  # the second time is within a minute of the first
+            pid = model.proxy_pid()
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                model.ask("nobody routes this")
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            model.until(said)
+        assert model.end() == 0
+    finally:
+        model.process.kill()
+        model.process.wait()
+        end_all(tmp_path)
+    assert sum(map(int, re.findall(said, model.text))) == 2, model.text
 
 
 def test_the_sessions_of_a_killed_replica_move_and_nothing_else_is_lost(model):

@@ -259,7 +259,10 @@ class _ProxyProcess:
     def _look_at_drain(self) -> None:
         left = self._drain.look() if self._drain is not None else None
         if left is not None:
-            self._drain = None
+            self._drain, self._looked = None, 0.0
+            counted = self._state()  # all that was answered until now
+            if counted is not None:
+                self._control.send(counted)
             self._control.send(messages.encode(messages.ProxyDrainReply(left=left)))
             self._ended = self._ended or self._orphaned
 

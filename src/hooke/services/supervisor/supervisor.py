@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import signal
@@ -208,6 +209,7 @@ class Supervisor:
             while not self._done:
                 self._turn()
             self._end_proxy()
+            self._note_unrouted(math.inf)
             self.replicas.end_standby()
         except BaseException:
             self._kill_all()
@@ -342,7 +344,7 @@ class Supervisor:
             self._run.window(BatchWindow(replica="proxy", seconds=seconds, arrived=shed, refused=shed))
 
     def _note_unrouted(self, now: float) -> None:
-        """Record prompts that went without the endpoint picker."""
+        """Record prompts that went without the endpoint picker; at the end, which is at infinity, whatever is left."""
         prompts = self.proxy.unrouted - self._unrouted
         if prompts and (not self._unrouted or now - self._unrouted_noted >= UNROUTED_EVERY_S):
             self._unrouted, self._unrouted_noted = self.proxy.unrouted, now
