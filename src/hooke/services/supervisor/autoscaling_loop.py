@@ -37,7 +37,7 @@ STARTS = 3
 ASSUMED_START_S = 5.0
 """Until a start has been seen."""
 LEAST_HISTORY_S, LEAST_ARRIVALS = 600, 1000
-"""Enough to choose a rule by."""
+"""Enough to choose a rule by; arrivals are requests."""
 SHARE, LEAST_EVERY_S = 0.25, 300.0
 """A rule is chosen anew when there is a quarter more to choose by, after five minutes at least, and each day."""
 MORE_EVERY_S = 60.0
@@ -155,12 +155,13 @@ class Autoscaler:
     def _count_tokens(self, demand: TokenDemand, core: Supervision, called: int, held: int) -> None:
         before = round(demand.arrived)
         loads = {
-            member.name: member.report.tokens
-            for member in core.members.values()
-            if member.report.tokens is not None
+            name: member.report.tokens
+            for name, member in core.members.items()
+            if member.report.tokens is not None and not core.mirrored(name)
         }
         demand.update(loads, called, held)
-        self._keeper.arrivals.append((int(time.time()), round(demand.arrived) - before))
+        if demand.weight:  # else prompts count nothing yet, and the log would tell of less than there was
+            self._keeper.arrivals.append((int(time.time()), round(demand.arrived) - before))
         limits = next(
             (window.token_limits for window in reversed(self._windows) if window.token_limits), None
         )
@@ -243,7 +244,9 @@ class Autoscaler:
             self._due = now + LEAST_EVERY_S
             return
         known_s = clock - first
-        if len(counts) < LEAST_HISTORY_S or counts.sum() < LEAST_ARRIVALS:
+        # The log of a language model is in tokens.
+        least = LEAST_ARRIVALS * (self._demand.grain if self._demand is not None else 1.0)
+        if len(counts) < LEAST_HISTORY_S or counts.sum() < least:
             self._due = now + MORE_EVERY_S
             return
         self._new = bounds, choose(counts, station, low=bounds[0], high=bounds[1])
