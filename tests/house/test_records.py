@@ -4,7 +4,7 @@ Such a table stands behind a line that names the function which writes it, and i
 
     <!-- benchmarks.serving.tails:table tails.json -->
 
-It ends with the next blank line. `python -m tests.house.test_records` writes all of them anew.
+It ends with the next blank line, and may be empty until it is written. `python -m tests.house.test_records` writes all of them anew.
 """
 
 import importlib
@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "benchmarks" / "records"
-SOURCE = re.compile(r"<!-- (?P<module>[\w.]+):(?P<name>\w+) (?P<record>[\w.]+) -->\n(?P<table>(?:.+\n)+)")
+SOURCE = re.compile(r"<!-- (?P<module>[\w.]+):(?P<name>\w+) (?P<record>[\w.]+) -->\n(?P<table>(?:.+\n)*)")
 
 
 class Table(NamedTuple):
-    """One of a page, as it stands there and as its record has it."""
+    """One of a page with the line that names its record, as it stands there and as it should be."""
 
     page: Path
     record: str
@@ -34,7 +34,8 @@ def tables() -> Iterator[Table]:
         for found in SOURCE.finditer(page.read_text("utf-8")):
             write = getattr(importlib.import_module(found["module"]), found["name"])
             record = json.loads((RECORDS / found["record"]).read_text("utf-8"))
-            yield Table(page, found["record"], found["table"], write(record))
+            source = found[0].removesuffix(found["table"])
+            yield Table(page, found["record"], found[0], source + write(record))
 
 
 def test_tables_say_what_their_records_say():
