@@ -417,14 +417,15 @@ def real() -> dict[str, Any]:
 
 
 def real_table(record: dict[str, Any]) -> str:
-    """How often what was seen on the real engine was within the interval."""
+    """How often what was seen on the real engine was within the interval, and the medians of each other token's time."""
     lines = [
-        f"| {each['lengths']} | {each['load']:.0%} | {each['rate']:g} | {_share([each], 'first')} | {_share([each], 'token')} |\n"
+        f"| {each['lengths']} | {each['load']:.0%} | {each['rate']:g} | {_share([each], 'first')} | {_share([each], 'token')} "
+        f"| {each['seen'][1] * 1e3:.0f} ms | {each['foretold'][1] * 1e3:.0f} ms |\n"
         for each in record["real"]["cells"]
     ]
     return (
-        "| lengths | load | requests/s | first token | each other token |\n|---|---:|---:|---:|---:|\n"
-        + "".join(lines)
+        "| lengths | load | requests/s | first token | each other token | median seen | predicted |\n"
+        "|---|---:|---:|---:|---:|---:|---:|\n" + "".join(lines)
     )
 
 
