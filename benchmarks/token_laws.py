@@ -429,15 +429,6 @@ def real_table(record: dict[str, Any]) -> str:
     )
 
 
-def summary(record: dict[str, Any]) -> str:
-    """How often intervals held, for each engine."""
-    lines = []
-    for name in ENGINES:
-        cells = [each for run in record["runs"] if run["engine"] == name for each in run["cells"]]
-        lines.append(f"| {name} | {_share(cells, 'first')} | {_share(cells, 'token')} |\n")
-    return "| engine | first token | each other token |\n|---|---:|---:|\n" + "".join(lines)
-
-
 def table(record: dict[str, Any]) -> str:
     """How often what was seen was within the interval."""
     lines = []
