@@ -85,8 +85,7 @@ def replica_tokens(law: TokenLaw, limits: TokenLimits, mix: TokenMix, slo: Slo |
 
     The law's pessimistic end counts, which is that of the time of a full batch.
     """
-    pages = limits.pages or limits.slots * -(-limits.context // limits.page_tokens)
-    most = min(limits.slots, max(pages * limits.page_tokens / max(mix.context, 1.0), 1.0))
+    most = min(limits.slots, max(limits.all_pages * limits.page_tokens / max(mix.context, 1.0), 1.0))
     prompt = mix.prompt
     pairs = prompt * (mix.reused + prompt / 2)
 

@@ -53,6 +53,11 @@ class TokenLimits:
     patience_s: float = 10.0
     """Who has waited for so long is as urgent as any."""
 
+    @property
+    def all_pages(self) -> int:
+        """Pages of the memory."""
+        return self.pages or self.slots * -(-self.context // self.page_tokens)
+
     def __post_init__(self) -> None:
         if not 1 <= self.slots <= self.step_tokens:
             raise UsageError(f"step_tokens={self.step_tokens} has no token for each of slots={self.slots}")
@@ -163,7 +168,7 @@ class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):
     waiting_tokens: int = 0
     """To do for the waiting ones."""
     waiting_prompts: int = 0
-    """Of these, what they have already: prompts, and answers that gave way."""
+    """Tokens that waiting requests have already: prompts, and answers that gave way."""
     memory_tokens: int = 0
     """How many fit in its memory."""
     taken: int = 0

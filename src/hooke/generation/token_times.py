@@ -100,8 +100,7 @@ class _Simulation:
 
     def __init__(self, limits: TokenLimits, load: TokenTraffic, step_s: StepTimes, timeout_s: float) -> None:
         self._load, self._step_s, self._timeout_s = load, step_s, timeout_s
-        pages = limits.pages or limits.slots * -(-limits.context // limits.page_tokens)
-        self._pool = PagePool(pages, limits.page_tokens)
+        self._pool = PagePool(limits.all_pages, limits.page_tokens)
         self._scheduler = TokenScheduler(limits, self._pool)
         count = len(load.prompts)
         self._due = np.zeros(count) if load.due is None else np.asarray(load.due, dtype=float)

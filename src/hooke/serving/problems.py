@@ -126,7 +126,7 @@ class WrongField(Problem):
     """A field of a request that is refused (400). Empty: the body as a whole."""
 
     def __init__(self, field: str, why: str) -> None:
-        super().__init__(400, f"{field}: {why}" if field else f"the body is not what it should be: {why}")
+        super().__init__(400, f"{field}: {why}" if field else f"invalid body: {why}")
         self.field = field
 
 

@@ -205,7 +205,9 @@ class EngineProcess:
                 )
             if passed_s - told >= TELL_S:
                 told = passed_s
-                self._say(f"{self._declared.name}: the engine starts since {passed_s:.0f} s; {said}\n")
+                self._say(
+                    f"{self._declared.name}: the engine has been starting for {passed_s:.0f} s; {said}\n"
+                )
             await asyncio.sleep(LOOK_S)
 
     async def _asked(self) -> str:

@@ -249,8 +249,7 @@ class TokenEngine:
         self._idle, self._idle_said = idle, 0.0
         limits = model.limits
         self.limits = limits
-        pages = limits.pages or limits.slots * -(-limits.context // limits.page_tokens)
-        self.scheduler = TokenScheduler(limits, PagePool(pages, limits.page_tokens))
+        self.scheduler = TokenScheduler(limits, PagePool(limits.all_pages, limits.page_tokens))
         self.meter = TokenMeter(name)
         self.steps = self.tokens = 0
         """So far: of tokens, those that were chosen."""
