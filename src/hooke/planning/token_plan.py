@@ -55,6 +55,7 @@ __all__ = [
     "TokenQuestion",
     "known_steps",
     "plan_tokens",
+    "sustained_rate",
     "token_curve",
     "token_plan_facts",
     "token_plan_text",
@@ -66,8 +67,12 @@ SEED = 1
 LEVEL = 0.95
 CURVE_RUNS, CURVE_REQUESTS = 5, 40
 """Histories at each number of requests at once, and the least requests of one."""
-DRAWS, REQUESTS, HALVINGS = 8, 100, 5
-"""Of a plan: laws that the data allow; requests of a history; and halvings of the gap around the rate that keeps the SLO."""
+DRAWS, REQUESTS, OF_SLOT, FEWEST = 8, 400, 10, 100
+"""Of a plan: laws that the data allow; and requests of a history, at least, and for each slot, if all are busy; and at low rates."""
+BEGINNING = 0.2
+"""The part of a history that is not judged: the slots fill up."""
+STEP, CLOSE = 1.2, 1.05
+"""The rate that keeps the SLO is looked for in steps, the first by this factor and the next ones larger, and then between two rates until they are this close."""
 
 
 # --- What the windows of a run tell.
@@ -411,6 +416,11 @@ def plan_tokens(question: TokenQuestion, project: Project) -> TokenPlan:
     )
 
 
+def sustained_rate(known: KnownSteps, lengths: TokenLengths, slo: TokenSlo) -> Estimate:
+    """The requests a second of one replica within the SLO, on the machine of the run."""
+    return _Sustained(known, lengths, slo).at((1.0, 1.0))
+
+
 class _Sustained:
     """The rate that one replica sustains within the SLO, by the speed of its machine."""
 
@@ -418,9 +428,11 @@ class _Sustained:
         self._known, self._slo = known, slo
         chance = np.random.default_rng(SEED)
         self._draws = known.law.draws(chance, DRAWS)
-        self._lengths = [lengths.drawn(REQUESTS, chance) for _ in range(DRAWS)]
-        self._gaps = np.cumsum(chance.exponential(1.0, (DRAWS, REQUESTS)), axis=1)
+        count = max(REQUESTS, OF_SLOT * known.limits.slots)
+        self._lengths = [lengths.drawn(count, chance) for _ in range(DRAWS)]
+        self._gaps = np.cumsum(chance.exponential(1.0, (DRAWS, count)), axis=1)
         self._seeds = chance.integers(2**31, size=DRAWS)
+        self._capacities = [self._capacity(draw) for draw in range(DRAWS)]
         self._found: dict[float, Estimate] = {}
 
     def at(self, speed: Range) -> Estimate:
@@ -435,53 +447,70 @@ class _Sustained:
 
     def _here(self, speed: float) -> Estimate:
         if speed not in self._found:
-            rates = [self._highest(at, speed) for at in range(DRAWS)]
-            if min(rates) <= 0:
-                self._found[speed] = Estimate(
-                    name="", value=float(np.median(rates)), interval=(0.0, max(rates)), level=LEVEL
-                )
+            lows, highs = np.array(self._highest(speed)).T
+            if lows.min() <= 0:
+                value, ends = float(np.median(lows)), (0.0, float(highs.max()))
             else:
-                logs = np.log(rates)
+                logs = np.log([lows, highs])
                 # A next one of as many: what the law leaves open, and which requests happen to come.
-                half = (
-                    float(stdtrit(DRAWS - 1, (1 + LEVEL) / 2))
-                    * float(logs.std(ddof=1))
-                    * math.sqrt(1 + 1 / DRAWS)
-                )
-                mean = float(logs.mean())
-                self._found[speed] = Estimate(
-                    name="",
-                    value=math.exp(mean),
-                    interval=(math.exp(mean - half), math.exp(mean + half)),
-                    level=LEVEL,
-                )
+                half = float(stdtrit(DRAWS - 1, (1 + LEVEL) / 2)) * logs.std(axis=1, ddof=1)
+                half *= math.sqrt(1 + 1 / DRAWS)
+                low, high = logs.mean(axis=1) + half * (-1, 1)
+                value, ends = math.exp(float(logs.mean())), (math.exp(low), math.exp(high))
+            self._found[speed] = Estimate(name="", value=value, interval=ends, level=LEVEL)
         return self._found[speed]
 
-    def _highest(self, draw: int, speed: float) -> float:
-        """The highest rate at which enough requests are good, for one law; 0 if a lone request is not."""
-        most = self._capacity(draw)
-        if not self._keeps(draw, most / LONE, speed):
-            return 0.0
-        low, high = most / LONE, 1.1 * most
-        for _ in range(HALVINGS):
-            middle = math.sqrt(low * high)
-            low, high = (middle, high) if self._keeps(draw, middle, speed) else (low, middle)
-        return low
+    def _highest(self, speed: float) -> list[tuple[float, float]]:
+        """Between which rates enough requests cease to be good, for each law; zeros if a lone request is not good."""
+        share, found = 1.0, list[tuple[float, float]]()
+        for draw, capacity in enumerate(self._capacities):
+            low, high = self._between(draw, share * capacity, speed)
+            while CLOSE * low < high:
+                middle = math.sqrt(low * high)
+                low, high = (middle, high) if self._keeps(draw, middle, speed) else (low, middle)
+            found.append((low, high))
+            share = max(high / capacity, 1 / LONE)
+        return found
+
+    def _between(self, draw: int, rate: float, speed: float) -> tuple[float, float]:
+        """A rate that keeps the SLO and one that does not, from this one up or down."""
+        most, step = self._capacities[draw], STEP
+        lone = most / LONE
+        if self._keeps(draw, rate, speed):
+            while rate < most:
+                low, rate = rate, min(rate * step, most)
+                if not self._keeps(draw, rate, speed):
+                    return low, rate
+                step **= 2
+            return most, most  # of more, some wait ever longer
+        if rate <= lone or not self._keeps(draw, lone, speed):
+            return 0.0, 0.0
+        while True:
+            high, rate = rate, max(rate / step, lone)
+            if rate == lone or self._keeps(draw, rate, speed):
+                return rate, high
+            step **= 2
 
     def _capacity(self, draw: int) -> float:
-        """Requests a second with all slots busy."""
+        """Requests a second with all slots busy: of those that neither fill them nor end when no more come."""
         prompts, outputs = self._lengths[draw]
-        load = TokenTraffic(
-            prompts=prompts.tolist(), outputs=outputs.tolist(), users=self._known.limits.slots
+        slots = self._known.limits.slots
+        told = self._simulated(
+            draw, TokenTraffic(prompts=prompts.tolist(), outputs=outputs.tolist(), users=slots)
         )
-        return REQUESTS / float(self._simulated(draw, load).ended.max())
+        return slots / float((told.first_s + told.rest_s)[slots:-slots].mean())
 
     def _keeps(self, draw: int, rate: float, speed: float) -> bool:
+        """Whether enough of the requests are good: of fewer ones at a lower rate, which come in as long a time."""
         prompts, outputs = self._lengths[draw]
-        load = TokenTraffic(prompts=prompts.tolist(), outputs=outputs.tolist(), due=self._gaps[draw] / rate)
-        told = self._simulated(draw, load)
-        good = self._slo.kept(told.first_s / speed, told.per_token_s / speed)
-        return float(good.mean()) >= self._slo.percent / 100
+        count = max(round(len(prompts) * rate / self._capacities[draw]), FEWEST)
+        load = TokenTraffic(
+            prompts=prompts[:count].tolist(),
+            outputs=outputs[:count].tolist(),
+            due=self._gaps[draw][:count] / rate,
+        )
+        good = self._simulated(draw, load).good(self._slo.first_s * speed, self._slo.each_s * speed)
+        return float(good[round(BEGINNING * len(good)) :].mean()) >= self._slo.percent / 100
 
     def _simulated(self, draw: int, load: TokenTraffic) -> RequestTimes:
         chance = np.random.default_rng(self._seeds[draw])
