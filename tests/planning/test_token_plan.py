@@ -172,24 +172,34 @@ def test_an_slo_that_a_lone_request_misses_has_no_plan(kept):
     assert made.offers[0].refused == "even a lone request may miss the SLO"
 
 
-@pytest.mark.parametrize("slots", [8, 64, 256])
-def test_the_interval_of_a_plan_holds_the_rate_that_a_long_history_keeps(slots):
-    """Steps of 20 ms whatever is in them, so all that is uncertain is who comes when."""
+def even(slots):
+    """A service whose steps take 20 ms whatever is in them, and lengths: all that is uncertain is who comes when."""
     step = np.array([0.02, 0.0, 0.0, 0.0, 0.0])
     noise = StepNoise(single=np.ones(8), shared=0.0, memory_s=5.0, freedom=50.0)
     law = TokenLaw(coefficients=step, left_out=np.tile(step, (10, 1)), noise=noise, steps=1000, block_s=10.0)
     limits = TokenLimits(slots=slots, step_tokens=1024, context=4096, max_waiting=1_000_000)
-    chance = np.random.default_rng(5)
-    outputs = np.maximum(chance.exponential(10, 2000).astype(int), 1)
+    outputs = np.maximum(np.random.default_rng(5).exponential(10, 2000).astype(int), 1)
     lengths = TokenLengths(name="mine", prompts=np.full(2000, 2), outputs=outputs)
-    known = KnownSteps(run="Words-1", host="here", law=law, limits=limits, lengths=lengths)
+    return KnownSteps(run="Words-1", host="here", law=law, limits=limits, lengths=lengths), lengths
+
+
+def test_tokens_a_second_are_those_of_full_slots():
+    known, _ = even(16)
+    for level in token_curve(known).levels:
+        assert level.tokens.value == pytest.approx(min(level.at_once, 16) / 0.02, rel=0.03)
+
+
+@pytest.mark.parametrize("slots", [8, 64, 256])
+def test_the_interval_of_a_plan_holds_the_rate_that_a_long_history_keeps(slots):
+    known, lengths = even(slots)
+    chance = np.random.default_rng(6)
     low, high = sustained_rate(known, lengths, TokenSlo(0.2, math.inf)).interval
-    prompts, outputs = (each.tolist() for each in lengths.drawn(max(2000, 40 * slots), chance))
+    prompts, outputs = (each.tolist() for each in lengths.drawn(max(4000, 100 * slots), chance))
     gaps = np.cumsum(chance.exponential(1.0, len(prompts)))
 
     def good(rate):
         load = TokenTraffic(prompts=prompts, outputs=outputs, due=gaps / rate)
-        return simulate(limits, load, lambda *_: 0.02).good(0.2, math.inf).mean()
+        return simulate(known.limits, load, lambda *_: 0.02).good(0.2, math.inf).mean()
 
     assert good(low) > 0.95 > good(high)
     assert (

@@ -263,7 +263,7 @@ def token_curve(known: KnownSteps, lengths: TokenLengths | None = None, *, name:
         ]
         told = histories(known.law, known.limits, loads, chance)
         levels.append(_level(at_once, told))
-        throughput.append([_tokens_per_s(each) for each in told])
+        throughput.append([_tokens_per_s(each, at_once) for each in told])
     slots = known.limits.slots
     kept = [at for at, each in enumerate(levels) if each.at_once <= slots]
     curve = Curve(
@@ -300,9 +300,15 @@ def _numbers(slots: int) -> list[int]:
 FEW_SLOTS = 4
 
 
-def _tokens_per_s(told: RequestTimes) -> float:
-    """While as many requests as possible are there: until the first user has nothing more to send."""
-    return float(told.outputs.sum() / told.ended.max())
+def _tokens_per_s(told: RequestTimes, at_once: int) -> float:
+    """While as many requests as possible are there: from when so many were answered, until the last one is sent. An answer's tokens count as if they came evenly."""
+    first, rest = told.ended - told.rest_s, told.rest_s
+    span = np.sort(told.ended)[at_once - 1], (first - told.first_s).max()
+    begin, end = (
+        ((at >= first) + np.clip((at - first) / np.maximum(rest, 1e-9), 0.0, 1.0) * (told.outputs - 1)).sum()
+        for at in span
+    )
+    return float((end - begin) / (span[1] - span[0]))
 
 
 def _level(at_once: int, told: Sequence[RequestTimes]) -> TokenCurvePoint:
@@ -316,7 +322,7 @@ def _level(at_once: int, told: Sequence[RequestTimes]) -> TokenCurvePoint:
 
     return TokenCurvePoint(
         at_once=at_once,
-        tokens=statistic("tokens/s", told, _tokens_per_s),
+        tokens=statistic("tokens/s", told, lambda each: _tokens_per_s(each, at_once)),
         first_p50=times("first_s", 50),
         first_p95=times("first_s", 95),
         each_p50=times("per_token_s", 50),
