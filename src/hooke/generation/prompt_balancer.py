@@ -418,8 +418,8 @@ class PromptBalancer:
         if not sent.open:
             return
         sent.open = False
-        same = self._by_identity.get(sent.identity) if sent.identity is not None else None
-        if same is not None:
+        if sent.identity is not None:
+            same = self._by_identity[sent.identity]
             same.remove((number, sent))
             if not same:
                 del self._by_identity[sent.identity]
