@@ -209,7 +209,9 @@ def test_the_load_is_what_is_not_computed_and_what_answers_are_expected_to_have(
     it.stepped(it.step(0.0))
     load = it.load(0.5)
     assert (load.running, load.running_tokens, load.waiting_tokens) == (1, 5 + 4, 20 + 9)
-    assert (load.taken, load.prompt_tokens, load.computed, load.busy_s) == (2, 35, 10, 0.5)
+    assert load.held_tokens == 15 + 4 + 20 + 9
+    assert (load.taken, load.prompt_tokens, load.work, load.busy_s) == (2, 35, (10, 1, 0, 55), 0.5)
+    assert load.steps == 1
     while not first.ended:
         it.stepped(it.step(0.0))
     assert it.expected_answer == 4, "as the only one that has ended"
@@ -218,4 +220,9 @@ def test_the_load_is_what_is_not_computed_and_what_answers_are_expected_to_have(
     while not second.ended:
         it.stepped(it.step(0.0))
     assert it.load().outstanding == 0
-    assert it.load().computed == 15 + 3 + 20 + 8, "nobody has seen the last token of an answer"
+    work = it.load().work
+    assert work.prompt == 15 + 20
+    assert work.requests == 2 + 3 + 2 + 8, (
+        "a piece for each step; nobody has seen the last token of an answer"
+    )
+    assert work.context == sum(range(16, 19)) + sum(range(21, 29))

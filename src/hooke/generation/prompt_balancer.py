@@ -366,8 +366,9 @@ class PromptBalancer:
         if ended > 0:
             mean = (load.answer_tokens - before.answer_tokens) / ended
             self.expected_answer += (mean - self.expected_answer) * min(1.0, ended / RECENT)
-        steps, computed = load.steps - before.steps, load.computed - before.computed
-        self._speeds.observe(name, now, steps=steps, computed=computed, busy_s=load.busy_s - before.busy_s)
+        work = [after - then for after, then in zip(load.work, before.work, strict=True)]
+        steps, busy_s = load.steps - before.steps, load.busy_s - before.busy_s
+        self._speeds.observe(name, now, steps=steps, work=work, busy_s=busy_s)
         if now - self._timed >= SPEEDS_EVERY_S:
             self._timed = now
             for each, speed in self._speeds.speeds().items():

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hooke.generation.step_speeds import PARTS, non_negative
 from hooke.generation.token_scheduler import StepWork, TokenRequest, TokenScheduler
 
 __all__ = ["RecentSteps", "fit_step", "wait_for_first_s"]
@@ -21,8 +22,6 @@ FEWEST = 16
 """Steps before anything is predicted."""
 OUTLIER = 8.0
 """A step that took more than so many times what was expected counts as that: a pause of the machine is not the model's."""
-PARTS = 5
-"""Of the time of a step: fixed, and of each part of its work."""
 
 
 class RecentSteps:
@@ -54,26 +53,14 @@ class RecentSteps:
         """The time of a step of this work, as in `StepWork`."""
         return float(self._coefficients() @ (1.0, prompt, requests, context, attention))
 
-    def _coefficients(self) -> np.ndarray:
-        if self._found is None:
-            self._found = _non_negative(self._products, self._times)
-        return self._found
-
-
-def _non_negative(products: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """The least squares without parts below 0: the most negative is left out until there is none."""
-    scale = np.sqrt(np.maximum(np.diag(products), 1e-300))
-    kept = [at for at in range(PARTS) if products[at, at] > 0]
-    found = np.zeros(PARTS)
-    while kept:
-        part = products[np.ix_(kept, kept)] / np.outer(scale[kept], scale[kept])
-        # What was never seen apart is shared evenly: a ridge that is far below what is seen.
-        solved = np.linalg.solve(part + 1e-6 * np.eye(len(kept)), times[kept] / scale[kept])
-        if solved.min() >= 0:
-            found[kept] = solved / scale[kept]
-            break
-        kept.pop(int(solved.argmin()))
-    return found
+    def _solve(self) -> None:
+        rows = np.array(self._new)
+        self._new.clear()
+        rows, took_s = rows[:, :PARTS], rows[:, PARTS]
+        weighted = rows * (FORGET ** np.arange(EVERY)[::-1] / took_s**2)[:, None]
+        self._products = FORGET**EVERY * self._products + weighted.T @ rows
+        self._times = FORGET**EVERY * self._times + weighted.T @ took_s
+        self._found = tuple(non_negative(self._products.tolist(), self._times.tolist()))
 
 
 def wait_for_first_s(request: TokenRequest, scheduler: TokenScheduler, times: RecentSteps) -> float:

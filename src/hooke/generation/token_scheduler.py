@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import add
 from typing import NamedTuple
 
 import msgspec
@@ -134,23 +135,26 @@ class TokenStep:
 
     pieces: tuple[Piece, ...]
     evicted: tuple[TokenRequest, ...]
+    work: StepWork
+    """What its time depends on."""
 
-    @property
-    def tokens(self) -> int:
-        """Of all pieces."""
-        return sum(piece.tokens for piece in self.pieces)
-
-    @property
-    def work(self) -> StepWork:
-        """What its time depends on."""
+    @classmethod
+    def of(cls, pieces: Iterable[Piece], evicted: Iterable[TokenRequest]) -> TokenStep:
+        """With the work of these pieces."""
+        pieces = tuple(pieces)
         prompt = context = attention = 0
-        for request, start, tokens in self.pieces:
+        for request, start, tokens in pieces:
             if tokens == 1 and start >= request.prompt:
                 context += start + 1
             else:
                 prompt += tokens
                 attention += tokens * start + tokens * (tokens + 1) // 2
-        return StepWork(prompt, len(self.pieces), context, attention)
+        return cls(pieces, tuple(evicted), StepWork(prompt, len(pieces), context, attention))
+
+    @property
+    def tokens(self) -> int:
+        """Of all pieces."""
+        return sum(piece.tokens for piece in self.pieces)
 
 
 class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,10 +187,9 @@ class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):
     """Of their answers."""
     given: int = 0
     """Tokens of answers, also of those that have not ended."""
-    left: int = 0
-    """Requests whose clients left in the middle of their answers."""
-    computed: int = 0
-    """Tokens of prompts and answers that were computed."""
+    work: StepWork = StepWork(0, 0, 0, 0)
+    """Of all steps together."""
+    steps: int = 0
     busy_s: float = 0.0
     """Seconds in which it computed them."""
 
@@ -213,7 +216,8 @@ class TokenScheduler:
         self.expected_answer = float(ASSUMED_ANSWER)
         """Tokens that an answer has, by those that have ended."""
         self._taken = self._prompts = self._reused = self._answered = self._answers = 0
-        self._given = self._computed = self._steps = self._gone = 0
+        self._given = self._steps = 0
+        self._work = StepWork(0, 0, 0, 0)
         self._lines: dict[tuple[int, Hashable], deque[TokenRequest]] = {}
         """By urgency and user: who began before, then by deadlines, then by arrival."""
         self._served: dict[Hashable, float] = {}
@@ -276,8 +280,8 @@ class TokenScheduler:
             ended=self._answered,
             answer_tokens=self._answers,
             given=self._given,
-            left=self._gone,
-            computed=self._computed,
+            work=self._work,
+            steps=self._steps,
             busy_s=busy_s,
         )
 
@@ -328,13 +332,14 @@ class TokenScheduler:
         self._in_step = {piece.request for piece in pieces}
         for piece in pieces:
             self._charge(piece)
-        return TokenStep(tuple(pieces), tuple(evicted))
+        return TokenStep.of(pieces, evicted)
 
     def stepped(self, step: TokenStep, last: Collection[TokenRequest] = ()) -> list[TokenRequest]:
         """The step was computed; `last` got their last tokens with it. Returns who was answered, also those that have all they may."""
         answered: list[TokenRequest] = []
         self._in_step = set()
         self._steps += bool(step.pieces)
+        self._work = StepWork(*map(add, self._work, step.work))
         for piece in step.pieces:
             request = piece.request
             if request.ended:
@@ -342,7 +347,6 @@ class TokenScheduler:
                 continue
             gives = piece.gives_token
             request.computed += piece.tokens
-            self._computed += piece.tokens
             self._name_pages(request, piece.start)
             if gives:
                 request.answered += 1
