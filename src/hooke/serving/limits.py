@@ -318,7 +318,7 @@ class KeyTokens:
         self._rates.move_tokens(self._key, tokens * self._token_s, now)
 
 
-ASSUMED_ANSWER = 256
+RESERVED_ANSWER = 256
 """Tokens that are reserved for an answer whose client does not say how many it may have. What it has more is taken when it ends."""
 
 
@@ -334,7 +334,7 @@ class TokenReservation:
     def begin(self, prompt: int, most: int | None, now: float) -> None:
         """Reserve the prompt and the longest answer. Raises Problem as `KeyTokens.take`."""
         if most is None:
-            most = max(min(ASSUMED_ANSWER, self._tokens.limit - prompt), 1)
+            most = max(min(RESERVED_ANSWER, self._tokens.limit - prompt), 1)
         with self._lock:
             if not self._ended:
                 self._tokens.take(prompt + most, now)
