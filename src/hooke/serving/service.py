@@ -275,38 +275,25 @@ def from_command(  # noqa: PLR0913 - the options of a service, each by name
     command: a text is split into words as one would, and a list is taken as it is. The engine's working directory is that of the replica.
 
     `ready` is the path that answers 200 once the engine is ready, within `start_timeout`. `metrics` is that of its Prometheus text, or None. `environment` has further variables. More than
-    `most_requests` in one engine get 429. Between the bounds of `replicas` there are as many as leave each engine `concurrency` open requests, whatever their tokens: 32 by
-    default, or half of `most_requests` if that is fewer; give the engine's slots, or what its longest batch is (llama.cpp: `--parallel`, vLLM: `--max-num-seqs`). `timeout` is the longest silence of the engine within an answer. `gpus` is how many GPUs one command gets, by CUDA_VISIBLE_DEVICES; give vLLM
-    `--tensor-parallel-size` accordingly. Others as in `service`.
-
-    When the engine ends, its replica ends with it, and is replaced. Raises UsageError for invalid values.
+    `most_requests` in one engine get 429. `replicas` are added where engines have more than `concurrency` open requests each, whatever their tokens: 32, or half of
+    `most_requests` if that is fewer; give the engine's slots (llama.cpp: `--parallel`, vLLM: `--max-num-seqs`). `timeout` is the longest silence of the engine within an answer. `gpus`
+    is how many GPUs one command gets, by CUDA_VISIBLE_DEVICES; give vLLM `--tensor-parallel-size` accordingly. Others as in `service`. When the engine ends, its replica ends with it, and is replaced. Raises UsageError for invalid values.
     """
     with _placed():
-        words = _words(name, command)
-        _check_paths(ready=ready, metrics=metrics or "/")
-        _check_whole(most_requests, "most_requests", "requests")
-        if concurrency is None:
-            concurrency = max(min(CONCURRENCY, most_requests // 2), 1)
-        _check_whole(concurrency, "concurrency", "requests")
-        if concurrency > most_requests:
-            raise UsageError(
-                f"concurrency={concurrency} is more than most_requests={most_requests}, so no replica would be added",
-                fix="give fewer, or more most_requests",
-            )
+        engine = EngineCommand(
+            words=_words(name, command),
+            ready=_path(ready, "ready"),
+            metrics=_path(metrics, "metrics") if metrics else "",
+            environment=tuple(sorted((environment or {}).items())),
+            most_requests=most_requests,
+            concurrency=_concurrency(concurrency, most_requests),
+        )
         _check_options(None, cpus, gpus, "thread", middleware, standby=False)
         bounds = _replicas(replicas)
         timeout_s, starts_s = _timeout_s(timeout), _timeout_s(start_timeout, name="start_timeout")
-    engine = EngineCommand(
-        words=words,
-        ready=ready,
-        metrics=metrics or "",
-        environment=tuple(sorted((environment or {}).items())),
-        most_requests=most_requests,
-        concurrency=concurrency,
-    )
     module = sys._getframe(1).f_globals.get("__name__", "__main__")  # noqa: SLF001 - as namedtuple: the class is the caller's
-    said = f"The engine `{shlex.join(words)}`."
-    made = type(name, (), {"__module__": module, "__doc__": said, "command": engine})
+    said = {"__module__": module, "__doc__": f"The engine `{shlex.join(engine.words)}`.", "command": engine}
+    made = type(name, (), said)
     return _marked(
         made,
         Service(
@@ -322,6 +309,19 @@ def from_command(  # noqa: PLR0913 - the options of a service, each by name
             command=engine,
         ),
     )
+
+
+def _concurrency(asked: int | None, most_requests: int) -> int:
+    _check_whole(most_requests, "most_requests", "requests")
+    if asked is None:
+        return max(min(CONCURRENCY, most_requests // 2), 1)
+    _check_whole(asked, "concurrency", "requests")
+    if asked > most_requests:
+        raise UsageError(
+            f"concurrency={asked} is more than most_requests={most_requests}, so no replica would be added",
+            fix="give fewer, or more most_requests",
+        )
+    return asked
 
 
 def _words(name: str, command: str | Sequence[str]) -> tuple[str, ...]:
@@ -349,10 +349,10 @@ def _words(name: str, command: str | Sequence[str]) -> tuple[str, ...]:
     return words
 
 
-def _check_paths(**paths: str) -> None:
-    for name, value in paths.items():
-        if not isinstance(value, str) or not re.fullmatch(r"/[!-~]*", value):
-            raise UsageError(f"{name}={value!r} is not a path", fix=f'write {name}="/health"')
+def _path(value: str, name: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"/[!-~]*", value):
+        raise UsageError(f"{name}={value!r} is not a path", fix=f'write {name}="/health"')
+    return value
 
 
 def _marked(made: C, declared: Service) -> C:
