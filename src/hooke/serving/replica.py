@@ -172,6 +172,11 @@ class Replica:
         """As `TokenEngine.take_load`; None if no language model runs here. Any thread may call this."""
         return self._openai.take_load() if self._openai is not None else None
 
+    def model_busy_s(self, now: float) -> float:
+        """How long the current call of a language model has run, by the monotonic clock; 0 without one. Any thread may call this."""
+        since = self._openai.busy_since if isinstance(self._openai, OpenAIRoutes) else None
+        return now - since if since is not None else 0.0
+
     def pass_on(self, most_bytes: int) -> None:
         """There are other replicas, and a proxy that asks one of them if this one is full and the body has at most so many bytes."""
         self._options.pass_on_bytes = most_bytes

@@ -17,6 +17,9 @@ from hooke import service
 from hooke.base.errors import ConfigError, UsageError
 from hooke.project.folder import Project
 from hooke.services.serve_file import api_keys
+from hooke.services.supervisor.control_channel import decode_from_child
+from hooke.services.supervisor.replica_events import ReplicaMember, Rules
+from hooke.services.supervisor.replica_process import ReplicaReporter
 from hooke.serving.auth import ApiKey
 from hooke.serving.limits import ConnectionLimits, KeyRates, TokenReservation
 from hooke.serving.problems import Problem
@@ -204,6 +207,42 @@ def test_a_client_that_does_not_read_holds_nobody_up_and_is_cut(limited):
     eventually(lambda: limited.replica.active == 0 and not engine.scheduler.running)
     deaf.close()
     assert free_pages(limited) == engine.scheduler.pool.pages
+
+
+# --- A step that hangs.
+
+
+def test_a_model_that_hangs_is_seen_from_outside_and_what_has_not_begun_ends_at_its_deadline():
+    with served(slots=1) as it:
+        reporter = ReplicaReporter(it.replica, "1")
+        member = ReplicaMember(name="1", generation="a", started=0.0, since=0.0, heard_at=0.0)
+
+        def why():
+            now = time.monotonic()
+            member.update(decode_from_child(reporter.message()).report, now)
+            return member.failure(now, Rules(timeout_s=0.1, spare_s=0.1), others=False)
+
+        assert not why()
+        step, go, answered = it.model.step, threading.Event(), []
+        it.model.step = lambda pieces: (go.wait(60), step(pieces))[1]
+
+        def ask():
+            with it.client() as client:
+                answered.append(client.completions.create(**ASKED, max_tokens=3))
+
+        begun = threading.Thread(target=ask)
+        begun.start()
+        try:
+            wait_until(lambda: engine_of(it).busy_since is not None)
+            with it.client() as client, pytest.raises(openai.APIStatusError, match="did not begin") as late:
+                client.completions.create(**ASKED, extra_headers={"x-hooke-timeout": "100ms"})
+            assert late.value.status_code == 504
+            wait_until(lambda: "busy with one batch" in why())
+        finally:
+            go.set()
+            begun.join()
+        assert answered
+        wait_until(lambda: engine_of(it).busy_since is None and not why())
 
 
 # --- What would begin too late.

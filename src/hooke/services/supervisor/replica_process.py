@@ -200,7 +200,8 @@ class ReplicaReporter:
         running = dispatch.batcher.running if dispatch is not None else None
         if running is None or running is not self._batch:
             self._batch, self._batch_since = running, now
-        return now - self._batch_since if running is not None else 0.0
+        batch_s = now - self._batch_since if running is not None else 0.0
+        return max(batch_s, self._replica.model_busy_s(now))
 
 
 class _Supervised:

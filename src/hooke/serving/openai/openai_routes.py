@@ -80,6 +80,15 @@ class OpenAIRoutes:
         """Whether the engine computes nothing any more."""
         return self._engine is not None and self._engine.broken is not None
 
+    @property
+    def busy_since(self) -> float | None:
+        """As `TokenEngine.busy_since`."""
+        return self._engine.busy_since if self._engine is not None else None
+
+    def take_load(self) -> tuple[TokenLoad, tuple[tuple[str, int], ...]] | None:
+        """As `TokenEngine.take_load`; None before there is an engine."""
+        return self._engine.take_load() if self._engine is not None else None
+
     def families(self) -> list[TokenFamily]:
         """What is measured of the engine. Any thread may call this."""
         return self._engine.families() if self._engine is not None else []

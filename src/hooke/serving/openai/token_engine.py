@@ -10,8 +10,8 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -140,6 +140,12 @@ class GrowingAnswer:
         """Their number."""
         return len(self.tokens) - self.prompt_tokens
 
+    @property
+    def begun(self) -> bool:
+        """Whether a step has computed some of it, or does so now."""
+        asked = self.request
+        return asked is not None and bool(asked.pages or asked.evictions or asked.answered)
+
     def end(self) -> None:
         """On the event loop: nothing more is computed for it. What it did not use of its key's tokens is returned."""
         reservation, self.reservation = self.reservation, None
@@ -149,10 +155,15 @@ class GrowingAnswer:
             reservation.end(used, time.monotonic())
 
     async def next(self) -> TokenUpdate:
-        """The next one. Raises Problem."""
+        """The next one. Raises Problem, also if it has not begun by its deadline: the engine's thread may hang in a call of the model."""
         while not self._updates:
             self._waits = asyncio.get_running_loop().create_future()
-            await self._waits
+            if self.begun or self.deadline == math.inf:
+                await self._waits
+                continue
+            await asyncio.wait((self._waits,), timeout=self.deadline - time.monotonic())
+            if not (self._updates or self.begun) and time.monotonic() >= self.deadline:
+                raise _late()
         update = self._updates.popleft()
         if isinstance(update, Problem):
             raise update
@@ -255,6 +266,8 @@ class TokenEngine:
         """So far: of tokens, those that were chosen."""
         self.broken: Problem | None = None
         """Why it computes nothing any more."""
+        self.busy_since: float | None = None
+        """When the model's current call began; None between two. Any thread may read it."""
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._changed = threading.Condition()
@@ -325,6 +338,15 @@ class TokenEngine:
 
     # -- in the thread -----------------------------------------------------------------------------
 
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """The model is called: it may never return."""
+        self.busy_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.busy_since = None
+
     def _run(self) -> None:
         why: Problem | None = None
         try:
@@ -333,7 +355,8 @@ class TokenEngine:
                 step = self.scheduler.step(time.monotonic())
                 self.meter.preemptions += len(step.evicted)
                 if step.pieces:
-                    updates += self._step(step)
+                    with self._calling():
+                        updates += self._step(step)
                     self._busy_s += time.monotonic() - began
                 if not (self.scheduler.running or self.scheduler.waiting):
                     self._count_load(0.0)
@@ -380,8 +403,11 @@ class TokenEngine:
             self._gone.clear()
             texts = self._texts.popleft() if self._texts else None  # one between two steps
         for answer in new:
-            if not answer.cancelled and (why := self._begin(answer)) is not None:
-                self._deliver([(answer, why)])
+            if not answer.cancelled:
+                with self._calling():
+                    why = self._begin(answer)
+                if why is not None:
+                    self._deliver([(answer, why)])
             if answer.identity:
                 self._counted.append((answer.identity, answer.prompt_tokens))
         for answer in gone:
@@ -389,7 +415,9 @@ class TokenEngine:
                 scheduler.cancel(answer.request)
                 self._of.pop(answer.request, None)
         if texts is not None and not texts.made.done():
-            self._call(_embedded, texts.made, self._embed(texts.texts))
+            with self._calling():
+                made = self._embed(texts.texts)
+            self._call(_embedded, texts.made, made)
             self._since = time.monotonic()
         return True
 
