@@ -213,12 +213,13 @@ def _passed_on(mark: bytes) -> bytes:
 # --- Requests a second and tokens a minute of each API key.
 
 MOST_KEYS = 512
-_TIME = struct.Struct("=d")
-
-
+_TIME = struct.Struct("=dd")
+"""A time, and when it was written."""
 _TIMES_BYTES = 2 * MOST_KEYS * _TIME.size
 """Of each key the time of its requests, then of each that of its tokens."""
 MINUTE_S = 60.0
+BEFORE_S = 120.0
+"""What was written so long after now is of before the machine's start, when its clock began anew."""
 OVER_KEY_LIMIT = "rate_limit_exceeded"
 """As OpenAI's clients know it."""
 
@@ -227,7 +228,8 @@ class KeyRates:
     """Limits the requests and the tokens of each key, over all replicas of a service: they map the same file. Without one it is for one process.
 
     The generic cell rate algorithm (ITU-T I.371): a request moves a key's time on by 1 / rate, and is refused if that is more
-    than a second ahead; tokens do the same with a minute. Two replicas that write at the same moment count one request for both, which admits one too many.
+    than a second ahead; tokens do the same with a minute. Of replicas that write at the same moment only one counts: a whole request,
+    or all tokens that it reserves, may be admitted too many.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -261,29 +263,28 @@ class KeyRates:
             return self._take(MOST_KEYS + key, seconds, now, window_s=MINUTE_S)
 
     def move_tokens(self, key: int, seconds: float, now: float) -> None:
-        """Move the time of a key's tokens on without asking, or back; at most to two minutes ahead."""
+        """Move the time of a key's tokens on without asking, or back."""
         with self._lock:
-            ahead = self._ahead(MOST_KEYS + key, now, MINUTE_S) + seconds
-            self._write(MOST_KEYS + key, now + min(max(ahead, 0.0), 2 * MINUTE_S))
+            ahead = self._ahead(MOST_KEYS + key, now) + seconds
+            self._write(MOST_KEYS + key, max(ahead, 0.0), now)
 
     def tokens_ahead_s(self, key: int, now: float) -> float:
         """How far the time of a key's tokens is ahead."""
-        return self._ahead(MOST_KEYS + key, now, MINUTE_S)
+        return self._ahead(MOST_KEYS + key, now)
 
     def _take(self, at: int, seconds: float, now: float, *, window_s: float) -> float:
-        ahead = self._ahead(at, now, window_s) + seconds
+        ahead = self._ahead(at, now) + seconds
         if ahead > window_s * (1 + 1e-9):
             return ahead - window_s
-        self._write(at, now + ahead)
+        self._write(at, ahead, now)
         return 0.0
 
-    def _ahead(self, at: int, now: float, window_s: float) -> float:
-        (held,) = _TIME.unpack_from(self._times, at * _TIME.size)
-        # A time far ahead is of before the machine's start.
-        return max(0.0, held - now) if held - now <= 2 * window_s + 1e-6 else 0.0
+    def _ahead(self, at: int, now: float) -> float:
+        time, written = _TIME.unpack_from(self._times, at * _TIME.size)
+        return max(0.0, time - now) if written - now < BEFORE_S else 0.0
 
-    def _write(self, at: int, time: float) -> None:
-        _TIME.pack_into(self._times, at * _TIME.size, time)
+    def _write(self, at: int, ahead: float, now: float) -> None:
+        _TIME.pack_into(self._times, at * _TIME.size, now + ahead, now)
 
 
 class KeyTokens:
@@ -319,20 +320,25 @@ class KeyTokens:
 
 
 RESERVED_ANSWER = 256
-"""Tokens that are reserved for an answer whose client does not say how many it may have. What it has more is taken when it ends."""
+"""Tokens that are reserved for an answer whose client does not say how many it may have, and again each time that it has used them."""
 
 
 class TokenReservation:
-    """Tokens of a key for one answer: `begin` takes them, in any thread, and `end` returns what was not used."""
+    """Tokens of a key for one answer: `begin` takes them, in any thread, `go_on` takes more, and `end` returns what was not used.
 
-    def __init__(self, tokens: KeyTokens) -> None:
+    Several answers to one prompt pay for it once: all but the first have `with_prompt=False`.
+    """
+
+    def __init__(self, tokens: KeyTokens, *, with_prompt: bool = True) -> None:
         self._tokens = tokens
+        self._with_prompt = with_prompt
         self._lock = threading.Lock()
         self._taken = 0
         self._ended = False
 
     def begin(self, prompt: int, most: int | None, now: float) -> None:
         """Reserve the prompt and the longest answer. Raises Problem as `KeyTokens.take`."""
+        prompt = prompt if self._with_prompt else 0
         if most is None:
             most = max(min(RESERVED_ANSWER, self._tokens.limit - prompt), 1)
         with self._lock:
@@ -340,8 +346,18 @@ class TokenReservation:
                 self._tokens.take(prompt + most, now)
                 self._taken = prompt + most
 
-    def end(self, used: int, now: float) -> None:
+    def go_on(self, prompt: int, answer: int, now: float) -> None:
+        """The answer has so many tokens: what is above the reservation is owed at once, and later requests of the key wait for it."""
+        used = answer + (prompt if self._with_prompt else 0)
+        if used > self._taken:
+            with self._lock:
+                if not self._ended:
+                    self._tokens.move(RESERVED_ANSWER, now)
+                    self._taken += RESERVED_ANSWER
+
+    def end(self, prompt: int, answer: int, now: float) -> None:
         """So many were used. Called once."""
+        used = answer + (prompt if self._with_prompt else 0)
         with self._lock:
             self._ended = True
             self._tokens.move(used - self._taken, now)

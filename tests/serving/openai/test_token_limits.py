@@ -1,5 +1,6 @@
 """What one client may take from others: tokens a minute of a key, memory by not reading, places by leaving, and time by what comes too late."""
 
+import dataclasses
 import json
 import math
 import socket
@@ -105,25 +106,58 @@ def test_replicas_share_the_tokens_of_a_key(tmp_path):
     with pytest.raises(Problem) as refused:
         TokenReservation(other).begin(100, 200, now)
     assert refused.value.retry_after_s == pytest.approx(10.0)
-    first.end(150, now)
+    first.end(100, 50, now)
     TokenReservation(other).begin(100, 200, now)
     assert one.headers(now)["x-ratelimit-remaining-tokens"] == "150"
     assert other.headers(now + 15)["x-ratelimit-remaining-tokens"] == "300"
     late = TokenReservation(one)
-    late.end(0, now)
+    late.end(0, 0, now)
     late.begin(100, 400, now)  # its client left before it began: nothing is taken
     assert one.headers(now)["x-ratelimit-remaining-tokens"] == "150"
 
 
-def test_an_answer_without_a_limit_is_paid_when_it_ends(tmp_path):
+def test_an_answer_without_a_limit_owes_what_it_has_above_its_reservation():
     tokens = KeyRates().tokens(0, "shop", 600)
     now = time.monotonic()
     held = TokenReservation(tokens)
     held.begin(100, None, now)
     assert tokens.headers(now)["x-ratelimit-remaining-tokens"] == "244"
-    held.end(1000, now)
-    assert tokens.headers(now + 39)["x-ratelimit-remaining-tokens"] == "0"
-    assert tokens.headers(now + 60)["x-ratelimit-remaining-tokens"] == "200"
+    held.go_on(100, 256, now)
+    assert tokens.headers(now)["x-ratelimit-remaining-tokens"] == "244"
+    held.go_on(100, 257, now)
+    assert tokens.headers(now)["x-ratelimit-remaining-tokens"] == "0"
+    held.end(100, 400, now)
+    assert tokens.headers(now)["x-ratelimit-remaining-tokens"] == "100"
+
+
+def test_a_debt_is_paid_whole_however_long_that_takes(tmp_path):
+    path = tmp_path / "limits"
+    KeyRates.create(path)
+    tokens = KeyRates(path).tokens(0, "shop", 600)
+    now = time.monotonic()
+    held = TokenReservation(tokens)
+    held.begin(100, None, now)
+    held.end(100, 11_900, now)  # 20 minutes
+    with pytest.raises(Problem) as refused:
+        KeyRates(path).tokens(0, "shop", 600).take(1, now + 600)
+    assert refused.value.retry_after_s == pytest.approx(540.1)
+    tokens.take(1, now + 1141)
+    held = TokenReservation(tokens)
+    held.begin(0, None, now + 2000)
+    held.end(0, 50_000, now + 2000)
+    tokens.take(600, now)  # the machine was started again: its clock is behind what was written
+
+
+def test_several_answers_pay_for_their_prompt_once():
+    key = dataclasses.replace(SHOP, tokens_per_minute=100_000)
+    with served(keys=(key,)) as it, it.client(SHOP.token) as client:
+        said = client.completions.with_raw_response.create(
+            **ASKED | {"prompt": "x" * 300}, n=20, max_tokens=5
+        )
+        usage = said.parse().usage
+        assert usage.prompt_tokens == 300
+        left = int(said.headers["x-ratelimit-remaining-tokens"])
+    assert left >= 100_000 - usage.total_tokens, "some may have come back while it ran"
 
 
 def test_only_language_models_count_tokens(tmp_path):

@@ -240,7 +240,13 @@ class OpenAIRoutes:
             stop=asked.stop,
             user=exchange.client or asked.user,
             urgency=LOW if exchange.is_low else 0,
-            deadline=time.monotonic() + self._declared.timeout_s,
+            deadline=time.monotonic() + exchange.timeout_s,
+            pass_on=exchange.can_pass_on,
+            reservation=(
+                TokenReservation(exchange.tokens, with_prompt=not number)
+                if exchange.tokens is not None
+                else None
+            ),
             tools=asked.tools,
             reader=ToolCallReader(self._form) if asked.tools is not None and self._form is not None else None,
         )

@@ -151,8 +151,8 @@ class GrowingAnswer:
         reservation, self.reservation = self.reservation, None
         if reservation is not None:
             computed = self.request.counted if self.request is not None else 0
-            used = self.prompt_tokens + self.answer_tokens if self.answer_tokens else computed
-            reservation.end(used, time.monotonic())
+            prompt = self.prompt_tokens if self.answer_tokens else computed
+            reservation.end(prompt, self.answer_tokens, time.monotonic())
 
     async def next(self) -> TokenUpdate:
         """The next one. Raises Problem, also if it has not begun by its deadline: the engine's thread may hang in a call of the model."""
@@ -518,6 +518,9 @@ class TokenEngine:
             request = answer.request
             if not isinstance(update, TokenUpdate) or request is None:
                 continue
+            request, last, answer.last_at = answer.request, answer.last_at, now
+            if (reservation := answer.reservation) is not None:  # the event loop may end it now
+                reservation.go_on(answer.prompt_tokens, answer.answer_tokens, now)
             new = len(update.tokens)  # none at the end that the model has chosen
             if not answer.said:
                 meter.first(now - answer.arrived)
