@@ -1,6 +1,7 @@
 """What one client may take from others: tokens a minute of a key, memory by not reading, places by leaving, and time by what comes too late."""
 
 import dataclasses
+import itertools
 import json
 import math
 import socket
@@ -158,6 +159,61 @@ def test_several_answers_pay_for_their_prompt_once():
         assert usage.prompt_tokens == 300
         left = int(said.headers["x-ratelimit-remaining-tokens"])
     assert left >= 100_000 - usage.total_tokens, "some may have come back while it ran"
+
+
+def test_embeddings_are_paid_before_they_are_computed():
+    key = dataclasses.replace(SHOP, tokens_per_minute=1000)
+    with served(keys=(key,)) as it, it.client(SHOP.token) as client:
+        embed, model, parts = it.model.embed, it.model, []
+        raw = client.embeddings.with_raw_response
+
+        def noted(texts):
+            parts.append(len(texts))
+            return embed(texts)
+
+        model.embed = noted
+        said = raw.create(model="Paged", input=["aaaa"] * 70)
+        assert [each.embedding[0] for each in said.parse().data] == [4.0] * 70
+        assert said.parse().usage.prompt_tokens == 280
+        assert 720 <= int(said.headers["x-ratelimit-remaining-tokens"]) < 1000
+        assert parts == [32, 32, 6]
+        with pytest.raises(openai.BadRequestError, match="1000 a minute"):
+            client.embeddings.create(model="Paged", input="a" * 1001)
+        with pytest.raises(openai.RateLimitError):
+            client.embeddings.create(model="Paged", input="a" * 1000)
+        assert parts == [32, 32, 6]
+        model.embed = lambda texts: embed(texts)[0]
+        with pytest.raises(openai.InternalServerError):
+            client.embeddings.create(model="Paged", input="a" * 500)
+        model.embed = embed
+        client.embeddings.create(model="Paged", input="a" * 500)
+
+
+# --- Prompts, which are encoded between two steps.
+
+
+def test_a_prompt_is_encoded_once_and_steps_go_on_between_prompts():
+    with served() as it, it.client() as client:
+        encode, step, model, done = it.model.encode, it.model.step, it.model, []
+
+        def slowly(prompt):
+            time.sleep(0.02)
+            done.append("encode")
+            return encode(prompt)
+
+        def noted(pieces):
+            done.append("step")
+            return step(pieces)
+
+        model.encode, model.step = slowly, noted
+        made = client.completions.create(**ASKED | {"prompt": ["a", "b", "c"]}, n=20, max_tokens=1)
+        assert len(made.choices) == 60
+        assert done.count("encode") == 3
+        assert ("encode", "encode") not in itertools.pairwise(done)
+        model.encode = encode = lambda prompt: done.append("failed") or [0.5]
+        with pytest.raises(openai.InternalServerError, match="encode raised"):
+            client.completions.create(**ASKED, n=20)
+        assert done.count("failed") == 1
 
 
 def test_only_language_models_count_tokens(tmp_path):

@@ -169,6 +169,10 @@ class OpenAIRoutes:
             for prompt in asked.prompts
             for number in range(asked.n)
         ]
+        answers[0].identity = exchange.id.decode()
+        for at, answer in enumerate(answers):
+            if at % asked.n:
+                answer.like = answers[at - at % asked.n]
         for answer, constraint in zip(answers, constraints, strict=False):
             answer.constraint = constraint
         writer = write(asked, exchange.id.decode())
@@ -284,13 +288,15 @@ class OpenAIRoutes:
         engine, calls = self._ready()
         texts, asked = read_embeddings(await calls.body(exchange.json_body()))
         self._check_model(asked.model)
-        if exchange.tokens is not None:
-            exchange.tokens.take(1, time.monotonic())  # how many it has is known later
         self._check_room(engine, calls, 1, exchange)
         with calls.unbatched():
-            counts, made = await calls.watched(engine.embed(texts), exchange, "embeddings")
-        if exchange.tokens is not None:
-            exchange.tokens.move(counts - 1, time.monotonic())
+            try:
+                embedding = engine.embed(texts, exchange.tokens)
+                counts, made = await calls.watched(embedding, exchange, "embeddings")
+            except Problem as problem:
+                if problem.status == 429:
+                    _count_refusal(calls, problem)
+                raise
         rows = [
             {
                 "object": "embedding",

@@ -19,7 +19,16 @@ import msgspec
 import numpy as np
 
 from hooke.generation.page_pool import PagePool
-from hooke.generation.token_scheduler import TokenLimits, TokenRequest, TokenScheduler, TokenStep
+from hooke.generation.token_scheduler import (
+    StepWork,
+    TokenLimits,
+    TokenLoad,
+    TokenRequest,
+    TokenScheduler,
+    TokenStep,
+)
+from hooke.serving.admission import TokenPromise
+from hooke.serving.limits import KeyTokens, TokenReservation
 from hooke.serving.openai.constraints import TokenConstraint
 from hooke.serving.openai.sampling import ChosenToken, TokenChooser, TokenSampling
 from hooke.serving.openai.tools import AskedTools, ToolCall, ToolCallReader
@@ -36,6 +45,10 @@ DECODED_TOKENS = 8
 MOST_PARTS = 8
 """Tokens that may be parts of one letter; after more, they are said as they are."""
 LOAD_EVERY_S, IDLE_EVERY_S = 0.1, 0.05
+BEGIN_S = 0.01
+"""For new requests between two steps, whose prompts are encoded there."""
+EMBEDDED_TEXTS = 32
+"""Texts that are counted or embedded between two steps."""
 MOST_TAKEN = 4096
 """Requests that were taken and not reported: nobody asks if there is no supervisor."""
 END_S = 1.0
@@ -95,6 +108,10 @@ class GrowingAnswer:
     """One answer to one prompt. `next` waits for its updates."""
 
     prompt: str | list[dict[str, Any]] | list[int]
+    like: GrowingAnswer | None = None
+    """An answer to the same prompt that was submitted before: the prompt is encoded once."""
+    encoded: tuple[list[int], tuple[bytes, ...]] | Problem | None = None
+    """The tokens of the prompt, and the names of its full pages; or why there are none."""
     most: int | None
     """Tokens of the answer; None: as many as fit."""
     sampling: TokenSampling = field(default_factory=TokenSampling)
@@ -316,12 +333,12 @@ class TokenEngine:
             self._gone.extend(answers)
             self._changed.notify()
 
-    async def embed(self, texts: Sequence[str]) -> tuple[int, np.ndarray]:
-        """Tokens and vectors (texts, dimensions), computed between two steps. Raises Problem."""
+    async def embed(self, texts: Sequence[str], key: KeyTokens | None = None) -> tuple[int, np.ndarray]:
+        """Tokens and vectors (texts, dimensions), computed between steps, a few texts at a time, once the key has paid. Raises Problem."""
         made: asyncio.Future[tuple[int, np.ndarray]] = self._loop.create_future()
         with self._changed:
             self._check_alive()
-            self._texts.append(_Texts(texts, made))
+            self._texts.append(_Texts(texts, key, made))
             self._changed.notify()
         return await made
 
@@ -398,11 +415,30 @@ class TokenEngine:
                 self._since = time.monotonic()
             if self._closing:
                 return False
-            new, gone = list(self._new), list(self._gone)
-            self._new.clear()
+            gone = list(self._gone)
             self._gone.clear()
-            texts = self._texts.popleft() if self._texts else None  # one between two steps
-        for answer in new:
+            texts = self._texts[0] if self._texts else None
+        self._begin_new()
+        for answer in gone:
+            if answer.request is not None:
+                scheduler.cancel(answer.request)
+                self._of.pop(answer.request, None)
+        if texts is not None:
+            with self._calling():
+                made = self._embed(texts)
+            if made is not None:
+                with self._changed:
+                    self._texts.popleft()
+                self._call(_embedded, texts.made, made)
+            self._since = time.monotonic()
+        return True
+
+    def _begin_new(self) -> None:
+        """Take in who came: the first one, and others while there is time. The rest comes after the next step."""
+        until = time.monotonic() + BEGIN_S
+        while self._new:
+            with self._changed:
+                answer = self._new.popleft()
             if not answer.cancelled:
                 with self._calling():
                     why = self._begin(answer)
@@ -410,16 +446,8 @@ class TokenEngine:
                     self._deliver([(answer, why)])
             if answer.identity:
                 self._counted.append((answer.identity, answer.prompt_tokens))
-        for answer in gone:
-            if answer.request is not None:
-                scheduler.cancel(answer.request)
-                self._of.pop(answer.request, None)
-        if texts is not None and not texts.made.done():
-            with self._calling():
-                made = self._embed(texts.texts)
-            self._call(_embedded, texts.made, made)
-            self._since = time.monotonic()
-        return True
+            if time.monotonic() >= until:
+                break
 
     def _took(self, step: TokenStep) -> tuple[StepWork, float]:
         """The work of a step that was computed, and all seconds since the one before it."""
@@ -430,15 +458,11 @@ class TokenEngine:
 
     def _begin(self, answer: GrowingAnswer) -> Problem | None:
         """Let it wait for its first step; why not, if it can't."""
-        prompt = answer.prompt
-        is_tokens = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], int)
-        try:
-            with_tools = {} if answer.tools is None else {"tools": list(answer.tools.functions)}
-            given = prompt if is_tokens else self.model.encode(prompt, **with_tools)  # type: ignore[arg-type]
-            tokens = [operator.index(each) for each in given]  # type: ignore[arg-type]
-            names = _names(tokens, self.limits.page_tokens)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the client's answer
-            return problem_of(error, f"{self._name}.encode")
+        if answer.encoded is None:
+            answer.encoded = self._encode(answer) if answer.like is None else answer.like.encoded
+        if not isinstance(answer.encoded, tuple):  # the first one has its Problem, or its client has gone
+            return answer.encoded
+        tokens, names = answer.encoded
         room = self.limits.context - len(tokens)
         most = room if answer.most is None else answer.most
         if len(tokens) + most > self.limits.context or not tokens:
@@ -458,6 +482,17 @@ class TokenEngine:
         self._of[request] = answer
         return None
 
+    def _encode(self, answer: GrowingAnswer) -> tuple[list[int], tuple[bytes, ...]] | Problem:
+        prompt = answer.prompt
+        is_tokens = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], int)
+        try:
+            with_tools = {} if answer.tools is None else {"tools": list(answer.tools.functions)}
+            given = prompt if is_tokens else self.model.encode(prompt, **with_tools)  # type: ignore[arg-type]
+            tokens = [operator.index(each) for each in given]  # type: ignore[arg-type]
+            return tokens, _names(tokens, self.limits.page_tokens)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the client's answer
+            return problem_of(error, f"{self._name}.encode")
+
     def _refusal(self, answer: GrowingAnswer, request: TokenRequest) -> Problem | None:
         """Why a request can't wait for its first step; if it can, it does."""
         now = time.monotonic()
@@ -476,13 +511,29 @@ class TokenEngine:
             return too_many(said, retry_after_s=1, pass_on=answer.pass_on)
         return _too_long(request.prompt, answer.most, self.limits.context) if why else None
 
-    def _embed(self, texts: Sequence[str]) -> tuple[int, np.ndarray] | Problem:
+    def _embed(self, asked: _Texts) -> tuple[int, np.ndarray] | Problem | None:
+        """Count the tokens of the next few texts, or once all are counted and paid for, embed the next few. None: there are more."""
+        if asked.made.done():  # its client has gone
+            return _ended(self._name)
+        texts, paid = asked.texts, len(asked.counts) == len(asked.texts)
         try:
-            made = np.asarray(self.model.embed(list(texts)))  # type: ignore[attr-defined]
-            if made.ndim != 2 or len(made) != len(texts):
-                raise ValueError(f"embed returned an array of shape {made.shape} for {len(texts)} texts")
-            return sum(len(self.model.encode(text)) for text in texts), made
+            if not paid:
+                part = texts[len(asked.counts) :][:EMBEDDED_TEXTS]
+                asked.counts.extend(len(self.model.encode(text)) for text in part)
+                if len(asked.counts) == len(texts) and asked.key is not None:
+                    asked.key.take(sum(asked.counts), time.monotonic())
+                return None
+            done = sum(len(each) for each in asked.vectors)
+            part = texts[done : done + EMBEDDED_TEXTS]
+            made = np.asarray(self.model.embed(list(part)))  # type: ignore[attr-defined]
+            if made.ndim != 2 or len(made) != len(part):
+                raise ValueError(f"embed returned an array of shape {made.shape} for {len(part)} texts")
+            asked.vectors.append(made)
+            whole = done + len(part) == len(texts)
+            return (sum(asked.counts), np.concatenate(asked.vectors)) if whole else None
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the client's answer
+            if paid and asked.key is not None:
+                asked.key.move(-sum(asked.counts), time.monotonic())
             return problem_of(error, f"{self._name}.embed")
 
     def _step(self, step: TokenStep) -> list[tuple[GrowingAnswer, TokenUpdate | Problem]]:
@@ -580,11 +631,16 @@ class TokenEngine:
             self._loop.call_soon_threadsafe(function, *given)
 
 
-class _Texts(NamedTuple):
-    """Texts to embed, and who waits for it."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Texts:
+    """Texts to embed, whose key pays for them, and who waits for it."""
 
     texts: Sequence[str]
+    key: KeyTokens | None
     made: asyncio.Future[tuple[int, np.ndarray]]
+    counts: list[int] = field(default_factory=list)
+    """Tokens of each text, as far as they are counted."""
+    vectors: list[np.ndarray] = field(default_factory=list)
 
 
 def _embedded(made: asyncio.Future[tuple[int, np.ndarray]], result: tuple[int, np.ndarray] | Problem) -> None:
