@@ -33,6 +33,13 @@ def test_what_cannot_come_is_told_as_a_number():
     assert [(each.token, each.logprob) for each in made.likely] == [(0, 0.0), (1, -9999.0)]
 
 
+def test_biases_are_added_to_the_tokens_that_there_are():
+    assert (
+        chosen([0.0, 1.0, 2.0], temperature=0, logit_bias={1: 5.0, 2: -1.0, 7: 100.0, -1: 100.0}).token == 1
+    )
+    assert chosen([0.0, 1.0, 2.0], temperature=0, logit_bias={7: 100.0}).token == 2
+
+
 @pytest.mark.parametrize("asked", [{"temperature": 0}, {"seed": 1}])
 def test_logits_that_are_not_numbers_are_refused(asked):
     with pytest.raises(ValueError, match="not numbers"):

@@ -159,6 +159,7 @@ def test_embeddings_and_models(client):
         ({"best_of": 3}, openai.BadRequestError, "best_of", None),
         ({"stop": ["a"] * 5}, openai.BadRequestError, "stop", None),
         ({"logit_bias": {"a": 1}}, openai.BadRequestError, "logit_bias", None),
+        ({"logit_bias": {str(at): 1 for at in range(1025)}}, openai.BadRequestError, "at most 1024", None),
         ({"stream_options": {"include_usage": True}}, openai.BadRequestError, "stream=true", None),
     ],
 )

@@ -36,6 +36,8 @@ __all__ = [
 S = TypeVar("S", bound=msgspec.Struct)
 MOST_ANSWERS, MOST_LIKELY, MOST_STOPS, MOST_TEXTS = 128, 20, 4, 2048
 TOKEN_DIGITS = 10
+MOST_BIASES = 1024
+"""Entries of a `logit_bias`, which are added with each token."""
 _encode = msgspec.json.Encoder().encode
 TEXT_PARTS = ("text", "input_text", "output_text")
 DEFAULT_COMPLETION = 16
@@ -265,6 +267,8 @@ def _prompts(prompt: str | list[Any]) -> Sequence[Any]:
 
 
 def _biases(given: Mapping[str, float]) -> dict[int, float]:
+    if len(given) > MOST_BIASES:
+        raise WrongField("logit_bias", f"has {len(given)} entries; at most {MOST_BIASES} are allowed")
     if not all(key.isascii() and key.isdecimal() and len(key) <= TOKEN_DIGITS for key in given):
         raise WrongField("logit_bias", "keys must be token ids")
     return {int(key): in_range(value, "logit_bias", -100, 100, 0.0) for key, value in given.items()}

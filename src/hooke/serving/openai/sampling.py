@@ -58,6 +58,9 @@ class TokenChooser:
         self._sampling = sampling
         self._draw = np.random.default_rng(sampling.seed) if sampling.temperature else None
         bent = sampling.logit_bias or sampling.frequency_penalty or sampling.presence_penalty
+        biases = {token: bias for token, bias in sampling.logit_bias.items() if token >= 0}
+        self._biased = np.fromiter(biases, dtype=np.int64, count=len(biases))
+        self._biases = np.fromiter(biases.values(), dtype=np.float64, count=len(biases))
         self._plain = not sampling.temperature and not bent
 
     def choose(
@@ -94,9 +97,9 @@ class TokenChooser:
         if len(tokens) > prompt and (asked.frequency_penalty or asked.presence_penalty):
             said, counts = np.unique(np.asarray(tokens[prompt:]), return_counts=True)
             made[said] -= asked.frequency_penalty * counts + asked.presence_penalty
-        for token, bias in asked.logit_bias.items():
-            if 0 <= token < made.size:
-                made[token] += bias
+        if self._biased.size:
+            known = self._biased < made.size
+            made[self._biased[known]] += self._biases[known]
         return made
 
     def _drawn(self, logits: NDArray[np.floating]) -> int:
