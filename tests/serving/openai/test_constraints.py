@@ -193,6 +193,21 @@ def test_formats_that_are_not_valid_are_named(given, field):
     assert caught.value.field == field
 
 
+def test_what_a_client_sends_is_not_kept_whole():
+    constraints = TokenConstraints(TOKEN_BYTES, {END})
+    for schema, said in (
+        ({"properties": 3}, "must be an object"),
+        ({"enum": ["x" * (256 << 10)]}, "at most"),
+    ):
+        with pytest.raises(WrongField, match=said):
+            constraints.constraint(constraining_grammar(schema, None, None), "schema")
+    assert not constraints._made
+    large = constraining_grammar({"enum": ["x" * 10_000, "y"]}, None, None)
+    for _ in range(2):
+        constraints.constraint(large, "schema")
+    assert [len(name) for name in constraints._made] == [16]
+
+
 def test_tokens_that_the_bytes_do_not_cover_never_come():
     constraint = CONSTRAINTS.constraint(constraining_grammar({"type": "boolean"}, None, None), "schema")
     assert constraint.allowed(len(TOKEN_BYTES) + 100).max() < len(TOKEN_BYTES)

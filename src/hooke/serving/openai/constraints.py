@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import threading
@@ -21,6 +22,8 @@ __all__ = ["TokenConstraint", "TokenConstraints", "constraining_grammar", "read_
 
 KEPT = 64
 """Compiled grammars that are kept: most requests repeat one."""
+MOST_BYTES = 256 << 10
+"""Of a grammar, which is about as long as the schemas in it."""
 BLANKS = r"( |\n {0,40})?"
 """Blanks that JSON may have between its parts. Without a limit a model may write them for ever."""
 TOO_COMPLEX = "schema_too_complex"
@@ -130,10 +133,12 @@ class TokenConstraints:
             )
         self._lock = threading.Lock()
         self._tokens: Any = None
-        self._made: OrderedDict[str, Any] = OrderedDict()
+        self._made: OrderedDict[bytes, Any] = OrderedDict()
 
     def constraint(self, grammar: str, field: str) -> TokenConstraint:
         """One for an answer. It takes up to a second for a grammar that is large or new. Raises WrongField for `field` if the grammar is not valid."""
+        if len(grammar) > MOST_BYTES:
+            raise WrongField(field, f"its grammar has {len(grammar)} bytes; at most {MOST_BYTES} are allowed")
         matcher = self._compiled(grammar)
         if matcher.is_error():
             raise WrongField(field, _said(matcher.get_error()))
@@ -142,18 +147,21 @@ class TokenConstraints:
     def _compiled(self, grammar: str) -> Any:
         from llguidance import LLMatcher, LLTokenizer
 
+        name = hashlib.blake2b(grammar.encode(), digest_size=16).digest()
         with self._lock:
             if self._tokens is None:
                 vocabulary = _Vocabulary(self._texts, self._ends)
                 # It asks for a class of its own, and uses what is here.
                 self._tokens = vocabulary.made = LLTokenizer(vocabulary, eos_token=self._ends)  # type: ignore[arg-type]
-            made = self._made.get(grammar)
+            made = self._made.get(name)
             if made is not None:
-                self._made.move_to_end(grammar)
+                self._made.move_to_end(name)
                 return made
         made = LLMatcher(self._tokens, grammar, log_level=0)
+        if made.is_error():
+            return made
         with self._lock:
-            self._made[grammar] = made
+            self._made[name] = made
             if len(self._made) > KEPT:
                 self._made.popitem(last=False)
         return made
