@@ -149,6 +149,25 @@ def test_log_probabilities(client):
     assert [each.token for each in events[-1].response.output[0].content[0].logprobs] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("most", [None, 2])
+def test_log_probabilities_of_parts_of_a_letter_come_with_it(client, most):
+    asked = {"include": ["message.output_text.logprobs"], "stream": True, "max_output_tokens": most}
+    events = list(ask(client, "say:aäb", **asked))
+    told = [each.logprobs for each in events if each.type == "response.output_text.delta"]
+    assert [len(each) for each in told] == ([1, 2, 1] if most is None else [1, 1])
+    part = events[-1].response.output[0].content[0]
+    assert len(part.logprobs) == events[-1].response.usage.output_tokens
+    assert part.text == ("aäb" if most is None else "a\ufffd")
+
+
+def test_tokens_that_are_a_call_have_no_log_probabilities(client):
+    asked = {"include": ["message.output_text.logprobs"], "stream": True, "tools": TOOLS}
+    events = list(ask(client, f"say:so {said_call('weather', city='Ulm')}", **asked))
+    message, call = events[-1].response.output
+    assert call.type == "function_call"
+    assert len(message.content[0].logprobs) <= len("so ")
+
+
 @pytest.mark.parametrize(
     ("asked", "field"),
     [

@@ -220,6 +220,8 @@ class ResponseEvents:
         self._output: list[dict[str, Any]] = []
         self._open: _Item | None = None
         """The message that grows."""
+        self._unsaid: list[ChosenToken] = []
+        """Tokens whose text comes with a later one."""
         self._reason = ""
         self._delta = b""
         """The event of a token, up to its number."""
@@ -239,7 +241,10 @@ class ResponseEvents:
         events: list[bytes] = []
         if update.text or (update.reason and not (update.calls or self._output)):
             self._grow(update, events)
+        elif self._with_logprobs:
+            self._unsaid += update.tokens
         for call in update.calls:
+            self._unsaid.clear()  # they are the call
             self._close(events, "completed")
             self._called(call, events)
         if update.reason is not None:
@@ -289,8 +294,10 @@ class ResponseEvents:
         item.text += update.text
         logprobs: list[Any] = []
         if self._with_logprobs:
-            item.tokens += update.tokens
-            logprobs = likely_tokens(update.tokens)
+            tokens = [*self._unsaid, *update.tokens]
+            self._unsaid.clear()
+            item.tokens += tokens
+            logprobs = likely_tokens(tokens)
         if update.text:
             parts = (self._delta, _encode(update.text), _encode(logprobs), self._number)
             events.append(b'%b,"delta":%b,"logprobs":%b,"sequence_number":%d}\n\n' % parts)
@@ -301,6 +308,8 @@ class ResponseEvents:
         item, self._open = self._open, None
         if item is None:
             return
+        item.tokens += self._unsaid
+        self._unsaid.clear()
         place = {"item_id": item.id, "output_index": item.at, "content_index": 0}
         part = self._part(item)
         text = {"text": item.text, "logprobs": part["logprobs"]}
