@@ -31,8 +31,9 @@ from hooke.serving.admission import TokenPromise
 from hooke.serving.limits import KeyTokens, TokenReservation
 from hooke.serving.openai.constraints import TokenConstraint
 from hooke.serving.openai.sampling import ChosenToken, TokenChooser, TokenSampling
-from hooke.serving.openai.tools import AskedTools, ToolCall, ToolCallReader
-from hooke.serving.problems import Problem, problem_of
+from hooke.serving.openai.tools import AskedTools, ToolCall, ToolCallReader, overlap
+from hooke.serving.problems import Problem, problem_of, too_many
+from hooke.serving.slo import Slo
 from hooke.serving.token_metrics import TokenFamily, TokenMeter
 
 __all__ = ["GrowingAnswer", "TokenEngine", "TokenModel", "TokenPiece", "TokenUpdate"]
@@ -233,7 +234,7 @@ class GrowingAnswer:
             return TokenUpdate(self._rest(model), (chosen,), "stop")
         if size >= self.request.most:
             return TokenUpdate(self._rest(model), (chosen,), "length")
-        held = max((_overlap(self._text, stop) for stop in self.stop), default=0)
+        held = max((overlap(self._text, stop) for stop in self.stop), default=0)
         said, self._text = self._text[: len(self._text) - held], self._text[len(self._text) - held :]
         return TokenUpdate(said, (chosen,))
 
@@ -259,13 +260,6 @@ class GrowingAnswer:
             self._before = now
         self._to = count
         return now[before:]
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How much of the text's end may be the beginning of `stop`."""
-    return next(
-        (size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0
-    )
 
 
 class TokenEngine:

@@ -18,6 +18,7 @@ __all__ = [
     "ToolCall",
     "ToolCallReader",
     "ToolForm",
+    "overlap",
     "read_call",
     "read_tools",
     "takes_tools",
@@ -222,7 +223,10 @@ def _called(name: str, arguments: Any) -> ToolCall:
 
 def _kept(text: str, mark: str) -> int:
     """How much of the text's end may belong to a call: the beginning of the mark, and blanks before it."""
-    begun = next(
-        (size for size in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:size])), 0
-    )
-    return len(text) - len(text[: len(text) - begun].rstrip(_BLANKS))
+    return len(text) - len(text[: len(text) - overlap(text, mark)].rstrip(_BLANKS))
+
+
+def overlap(text: str, mark: str) -> int:
+    """How much of the text's end may be the beginning of `mark`, and is not all of it."""
+    sizes = range(min(len(mark) - 1, len(text)), 0, -1)
+    return next((size for size in sizes if text.endswith(mark[:size])), 0)
