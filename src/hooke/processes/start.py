@@ -25,6 +25,7 @@ __all__ = [
     "end_ahead",
     "end_with",
     "exit_with",
+    "free_port",
     "main",
     "python_module",
     "start_ahead",
@@ -228,6 +229,13 @@ def end_with(parent: int, number: int = signal.SIGKILL) -> bool:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
     return os.getppid() == parent
+
+
+def free_port() -> int:
+    """A port of this machine that is free now, for a process that does not say which one it took. Another may take it first."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
 
 
 def main(arguments: Sequence[str]) -> None:

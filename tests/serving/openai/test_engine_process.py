@@ -251,7 +251,7 @@ def served_at(chat, port):
     from hooke.serving.openai import engine_process
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(engine_process, "_free_port", lambda: port)
+    patch.setattr(engine_process, "free_port", lambda: port)
     return _Undone(served(chat), patch)
 
 

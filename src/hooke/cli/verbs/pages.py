@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +21,7 @@ from hooke.cli.drive import load_pipeline, user_code
 from hooke.cli.options import complete_run, debug_option, in_project
 from hooke.cli.parameters import Parameters
 from hooke.journal.run_folders import RunsFolder
+from hooke.processes.start import free_port
 from hooke.project.folder import Project
 from hooke.running.run import Run
 
@@ -82,7 +82,7 @@ def ui(*, mlflow: bool, port: int | None, project: Project) -> int:
     With --mlflow, and runs shipped to a server (MLFLOW_TRACKING_URI, or an http:// `uri` in hooke.toml), print its address.
     """
     if mlflow:
-        _mlflow(project, MLFLOW_PORT if port is None else port or _free_port())
+        _mlflow(project, MLFLOW_PORT if port is None else port or free_port())
         return 0
     missing = [name for name in ("jinja2", "starlette", "uvicorn") if find_spec(name) is None]
     if missing:
@@ -124,13 +124,6 @@ def _serve(project: Project, port: int) -> int:
             f"port {port} cannot be used", why=error.strerror or str(error), fix="hooke ui --port 0"
         ) from error
     return 0
-
-
-def _free_port() -> int:
-    """A port that nobody has now: MLflow's server would not say which one it took."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def _mlflow(project: Project, port: int) -> None:

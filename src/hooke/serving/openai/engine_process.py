@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from hooke.base.formats import format_seconds
 from hooke.processes.devices import anonymous_bytes
 from hooke.processes.exit_report import MOST_LINES, ended_by, with_short_stack
 from hooke.processes.guard import GRACE_S, guarded
-from hooke.processes.start import start_apart
+from hooke.processes.start import free_port, start_apart
 from hooke.serving.model_calls import OnDone, Work
 from hooke.serving.openai.engine_client import EngineClient, EngineLost
 from hooke.serving.problems import Problem
@@ -177,7 +176,7 @@ class EngineProcess:
             self._folder = tempfile.TemporaryDirectory(prefix="hooke-engine-")
             self._socket = given["{socket}"] = str(Path(self._folder.name, "engine.sock"))
         else:
-            self._port = _free_port()
+            self._port = free_port()  # if another process takes it first, `_check_listener` notices
             given["{port}"] = str(self._port)
 
         def fill(text: str) -> str:
@@ -330,10 +329,3 @@ class EngineProcess:
 def _path_of_programs() -> str:
     """PATH, and where this environment's own programs are."""
     return os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
-
-
-def _free_port() -> int:
-    """A port that is free now. Another process may take it before the engine does, which `_check_listener` notices."""
-    with socket.socket() as made:
-        made.bind((HOST, 0))
-        return int(made.getsockname()[1])
