@@ -6,7 +6,10 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +136,79 @@ def test_what_was_written_anew_is_fetched_anew(bucket, server, tmp_path):
     other.write_bytes(random.Random(2).randbytes(2000))
     second = hooke.weights(url, cache=tmp_path)
     assert (first.stat().st_size, second.stat().st_size) == (1000, 2000)
+
+
+@contextmanager
+def plain_server(data, headers, *, says_size=True):
+    """A server of one object without an ETag, whose bytes and headers may change. Yields its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.do_GET()
+
+        def do_GET(self):
+            low, _, last = self.headers.get("range", "bytes=0-").removeprefix("bytes=").partition("-")
+            part = bytes(data)[int(low) : int(last) + 1 if last else None]
+            self.send_response(206 if "range" in self.headers else 200)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            if says_size:
+                self.send_header("content-length", str(len(part)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(part)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/model.bin"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("name", ["Last-Modified", "Content-MD5", "Digest"])
+def test_without_an_etag_other_headers_tell_that_it_was_written_anew(tmp_path, name):
+    data, headers = bytearray(b"old weights"), {name: "1"}
+    with plain_server(data, headers) as url:
+        assert hooke.weights(url, cache=tmp_path).read_bytes() == b"old weights"
+        data[:], headers[name] = b"new weights", "2"
+        assert hooke.weights(url, cache=tmp_path).read_bytes() == b"new weights"
+
+
+def test_where_nothing_tells_versions_apart_the_digest_is_asked_for(tmp_path):
+    data = b"some weights"
+    with plain_server(data, {}) as url:
+        with pytest.raises(UsageError, match="written anew") as refused:
+            hooke.weights(url, cache=tmp_path)
+        assert "sha256=" in refused.value.fix
+        assert (
+            hooke.weights(url, cache=tmp_path, sha256=hashlib.sha256(data).hexdigest()).read_bytes() == data
+        )
+
+
+def test_a_server_that_does_not_say_the_size_is_refused(tmp_path):
+    with (
+        plain_server(b"some weights", {"Last-Modified": "1"}, says_size=False) as url,
+        pytest.raises(UsageError, match=r"the size of .* is not known"),
+    ):
+        hooke.weights(url, cache=tmp_path)
+
+
+def test_a_kill_at_the_end_of_a_fetch_leaves_no_part_that_cannot_be_opened(server, tmp_path):
+    url = f"{server.url}/bucket/model.safetensors"
+    dies = f"import os, pathlib\npathlib.Path.chmod = lambda *_: os._exit(9)\n{CHILD}"
+    killed = subprocess.run([sys.executable, "-c", dies, url, str(tmp_path)], timeout=60, check=False)
+    assert killed.returncode == 9
+    assert not list(tmp_path.rglob("partial"))
+    server.served()
+    assert hooke.weights(url, cache=tmp_path).is_file()
+    assert server.served() == []
 
 
 def test_files_of_this_machine_stay_where_they_are(bucket, tmp_path):

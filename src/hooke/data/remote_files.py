@@ -72,7 +72,7 @@ def is_url(place: Any) -> bool:
 class RemoteObject:
     """An object at a URL that fsspec knows, of which ranges are read. Requests that fail are made again, a few times.
 
-    Raises UsageError where there is none or it may not be read, MissingExtra without the library, HookeError if it cannot be reached.
+    Raises UsageError where there is none, it may not be read or its size is not known, MissingExtra without the library, HookeError if it cannot be reached.
     """
 
     def __init__(self, url: str, *, kind: str = "packed file") -> None:
@@ -84,7 +84,7 @@ class RemoteObject:
         self.parallel = True
         """Whether several requests may be made at once."""
         facts = self._retried(self._info, "its size")
-        self.size, self.stamp = int(facts["size"] or 0), _stamp_of(facts)
+        self.size, self.stamp = self._size_of(facts), _stamp_of(facts)
 
     def after_fork(self) -> None:
         """In a child: connections are the parent's."""
@@ -113,12 +113,21 @@ class RemoteObject:
     def check_same(self) -> None:
         """Raise UsageError if it is another object now, as far as its size, times and ETag tell."""
         facts = self._retried(self._info, "its size")
-        if (int(facts["size"] or 0), _stamp_of(facts)) != (self.size, self.stamp):
+        if (self._size_of(facts), _stamp_of(facts)) != (self.size, self.stamp):
             raise UsageError(
                 f"{self.url} is another object than the one that was opened",
                 why="it was written since",
                 fix="open it anew, or put the former object back",
             )
+
+    def _size_of(self, facts: dict[str, Any]) -> int:
+        if facts.get("size") is None:
+            raise UsageError(
+                f"the size of {self.url} is not known",
+                why="the server does not say it",
+                fix="pass a URL whose server sends a Content-Length, or download the file and pass its path",
+            )
+        return int(facts["size"])
 
     def _info(self) -> dict[str, Any]:
         found: dict[str, Any] = self._connected().info(self._at)
@@ -181,9 +190,16 @@ def _file_system(url: str) -> tuple[Any, str]:
     return fs, at
 
 
+_STAMPS = (
+    *("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created", "md5Hash"),
+    *("Last-Modified", "Content-MD5", "Digest"),  # http://
+    *("blob_id", "sha", "modify", "modificationTime"),  # hf://, github://, ftp://, webhdfs://
+)
+"""What tells one version of an object from another, by the names of fsspec's file systems."""
+
+
 def _stamp_of(facts: dict[str, Any]) -> str:
-    names = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created", "md5Hash")
-    return "; ".join(f"{name} {facts[name]}" for name in names if facts.get(name) is not None)
+    return "; ".join(f"{name} {facts[name]}" for name in _STAMPS if facts.get(name) is not None)
 
 
 def _unread(url: str, what: str, error: Exception, *, refused: bool, tries: int) -> HookeError:

@@ -51,7 +51,8 @@ def weights(
     it, and later ones find it. A fetch that was cut goes on where it was. `sha256`, in hexadecimal, is compared with what
     came; with it, a file that is there is found without asking the server. Without it, an object that was written anew is fetched anew.
 
-    Raises UsageError for a missing file or a wrong digest, HookeError if the server cannot be reached or the disk is full, and MissingExtra.
+    Raises UsageError for a missing file, a wrong digest, a server that does not say how long the file is, or one that says neither ETag
+    nor time of change where `sha256` is not given; HookeError if the server cannot be reached or the disk is full, and MissingExtra.
     """
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise UsageError(
@@ -65,6 +66,12 @@ def weights(
     if sha256 is not None and (found := _found(root / sha256, name)):
         return found
     there = RemoteObject(url, kind="file")
+    if sha256 is None and not there.stamp:
+        raise UsageError(
+            f"nothing tells whether {url} was written anew",
+            why="its server sends no ETag and no time of the last change",
+            fix="pass its digest: weights(..., sha256=...), 64 digits as `sha256sum FILE` prints them",
+        )
     version = sha256 or hashlib.sha256(f"{url}\n{there.size}\n{there.stamp}".encode()).hexdigest()
     folder = root / version
     if found := _found(folder, name):
@@ -132,10 +139,10 @@ class _Fetch:
         if self._sha256 is not None and self._digest.hexdigest() != self._sha256:
             self._forget()
             _check(self._there.url, self._digest.hexdigest(), self._sha256)
-        self._partial.chmod(0o444)
         path = self._folder / "files" / self._name
         make_folders(path.parent, 0o700)
         self._partial.rename(path)
+        path.chmod(0o444)  # not before: a part that is read-only could not be opened again
         self._progress.unlink(missing_ok=True)
         return path
 
