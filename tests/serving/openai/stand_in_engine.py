@@ -1,6 +1,6 @@
 """A program that stands in for an engine where a test needs faults that real ones do not have on demand, or thousands of tokens a second.
 
-    python stand_in_engine.py --port 8000 [--host 127.0.0.1 | --uds PATH] [--starts-after SECONDS] [--child FILE]
+    python stand_in_engine.py --port 8000 [--host 127.0.0.1 | --uds PATH] [--starts-after SECONDS] [--child FILE] [--sick READY_ANSWERS]
 
 Real engines are in test_engines.py and in `python -m benchmarks.engines`.
 """
@@ -9,6 +9,8 @@ import argparse
 import asyncio
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +20,8 @@ USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":%d,
 
 
 class Engine:
-    def __init__(self, ready_at: float) -> None:
-        self.ready_at = ready_at
+    def __init__(self, ready_at: float, well: int) -> None:
+        self.ready_at, self.well = ready_at, well
         self.left = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -42,7 +44,8 @@ class Engine:
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         path = target.partition("?")[0]
         if path == "/health":
-            up = asyncio.get_running_loop().time() >= self.ready_at
+            up = asyncio.get_running_loop().time() >= self.ready_at and self.well != 0
+            self.well -= up
             whole(writer, 200 if up else 503, {})
         elif path == "/v1/echo":
             whole(
@@ -62,6 +65,16 @@ class Engine:
         elif path == "/v1/half":
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4000000\r\n\r\nbegin")
             await writer.drain()
+            return False
+        elif path in ("/v1/unsized", "/v1/reset"):  # ends with its connection, or is broken off
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nbegin")
+            await writer.drain()
+            if path == "/v1/reset":
+                await asyncio.sleep(0.2)
+                writer.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
+                writer.transport.abort()
             return False
         elif path == "/v1/chat/completions":
             await self.chat(writer, json.loads(body))
@@ -103,7 +116,7 @@ def spawn(file: Path) -> None:
 
 
 async def run(asked: argparse.Namespace) -> None:
-    engine = Engine(asyncio.get_running_loop().time() + asked.starts_after)
+    engine = Engine(asyncio.get_running_loop().time() + asked.starts_after, asked.sick)
     if asked.uds:
         server = await asyncio.start_unix_server(engine.serve, asked.uds)
     else:
@@ -119,6 +132,7 @@ def main() -> None:
     parser.add_argument("--uds")
     parser.add_argument("--starts-after", type=float, default=0.0)
     parser.add_argument("--child", type=Path)
+    parser.add_argument("--sick", type=int, default=-1)
     asked = parser.parse_args()
     if asked.child:
         spawn(asked.child)

@@ -1,5 +1,6 @@
 """The life of an engine's process and what passes between it and clients, with a stand-in that has the faults on demand."""
 
+import http.client
 import json
 import os
 import signal
@@ -22,7 +23,9 @@ from hooke import HookeError, UsageError, from_command
 from hooke.processes.devices import Devices
 from hooke.services.shares import Shares
 from hooke.serving.http import OPENAI
+from hooke.serving.openai import engine_client, engine_process
 from hooke.serving.openai.engine_routes import usage_of
+from hooke.serving.problems import REPEATABLE, RETRY_HEADER, UNTOUCHED
 from hooke.serving.service import service_of
 
 ENGINE = [sys.executable, str(Path(__file__).with_name("stand_in_engine.py")), "--port", "{port}"]
@@ -83,10 +86,17 @@ def test_redirects_are_not_followed_and_errors_have_the_clients_shape(engine):
 
 
 def test_an_answer_that_is_cut_is_cut_for_the_client(engine):
-    with pytest.raises(
-        (ConnectionError, urllib.error.URLError, OSError, __import__("http").client.IncompleteRead)
-    ):
+    with pytest.raises((OSError, http.client.IncompleteRead)):
         ask(engine, "/v1/half")
+
+
+def test_an_answer_without_a_length_is_whole_only_if_its_connection_ends_well(engine):
+    assert ask(engine, "/v1/unsized")[::2] == (200, b"begin")
+    try:
+        status = ask(engine, "/v1/reset")[0]
+    except (OSError, http.client.HTTPException):
+        status = 0  # cut, as the engine's was
+    assert status in (0, 502)
 
 
 def test_a_client_that_goes_ends_the_call_and_one_that_reads_slowly_stops_the_engine(engine):
@@ -211,6 +221,24 @@ def test_an_engine_that_dies_says_why_and_leaves_nothing(tmp_path):
         assert _ended(tmp_path / "pids"), "also what has left its session"
 
 
+def test_another_replica_may_have_what_a_dead_engine_did_not_answer():
+    with served(from_command("again", ENGINE, timeout="60s", idempotent=True)) as made:
+        status, headers, body = ask(made, "/v1/die")
+        assert (status, headers[RETRY_HEADER]) == (503, REPEATABLE)
+        assert "did not answer" in json.loads(body)["error"]["message"]
+        until(lambda: made.replica.failure is not None)
+        status, headers, _ = ask(made, "/v1/echo")
+        assert (status, headers[RETRY_HEADER]) == (503, UNTOUCHED)
+
+
+def test_another_replica_may_have_what_was_not_sent_also_of_a_service_that_is_not_idempotent(monkeypatch):
+    monkeypatch.setattr(engine_client, "IDLE_S", 0.0)  # no connection is used twice
+    with served(from_command("unreached", ENGINE, timeout="60s")) as made:
+        made.replica.made._port = 1  # nobody listens there
+        status, headers, _ = ask(made, "/v1/echo")
+        assert (status, headers[RETRY_HEADER]) == (503, UNTOUCHED)
+
+
 def test_a_stream_that_the_engine_breaks_off_ends_with_an_error(tmp_path):
     with served(from_command("breaking", ENGINE, timeout="60s")) as made, made.client() as client:
         stream = client.chat.completions.create(
@@ -248,8 +276,6 @@ def test_another_process_on_the_port_is_not_taken_for_the_engine():
 
 def served_at(chat, port):
     """As `served`, with a port that was free when the engine began."""
-    from hooke.serving.openai import engine_process
-
     patch = pytest.MonkeyPatch()
     patch.setattr(engine_process, "free_port", lambda: port)
     return _Undone(served(chat), patch)
@@ -336,6 +362,51 @@ def test_one_command_gets_as_many_gpus_as_it_says_and_no_other_has_them(tmp_path
             assert (tmp_path / "pids").read_text().split()[2] == "2,3", "the engine sees them"
     finally:
         patch.undo()
+
+
+def test_an_engine_that_hangs_is_noticed_though_nobody_asks_it(monkeypatch):
+    monkeypatch.setattr(engine_process, "WATCH_S", 0.05)
+    monkeypatch.setattr(engine_process, "ASK_S", 0.5)
+    monkeypatch.setattr(engine_process, "MOST_MISSED", 3)
+    with served(from_command("hung", ENGINE, timeout="600s", idempotent=True)) as made:
+        under_way = []
+        waiting = threading.Thread(target=lambda: under_way.append(ask(made, "/v1/silence")))
+        waiting.start()
+        until(lambda: made.replica.calls.open_calls == 1)
+        engine = made.replica.made._processes()[1]
+        engine.suspend()
+        try:
+            until(lambda: made.replica.failure is not None)
+            assert "the engine of hung hangs: /health" in made.replica.failure.what
+            assert "stands in" in made.replica.failure.log_tail
+            waiting.join()
+            status, headers, body = under_way[0]
+            assert (status, headers[RETRY_HEADER]) == (503, REPEATABLE)
+            assert "hangs" in json.loads(body)["error"]["message"]
+            assert ask(made, "/v1/echo")[0] == 503
+            assert not made.replica.ready
+        finally:
+            engine.resume()
+        engine.kill()
+        engine.wait()
+        assert "hangs" in made.replica.failure.what, "the first reason stays"
+
+
+def test_an_engine_that_sends_tokens_does_not_hang_whatever_its_readiness_says(monkeypatch):
+    monkeypatch.setattr(engine_process, "WATCH_S", 0.1)
+    monkeypatch.setattr(engine_process, "MOST_MISSED", 1000)
+    command = [*ENGINE, "--sick", "2"]
+    with served(from_command("busy", command, timeout="60s")) as made, made.client() as client:
+        events = iter(
+            client.chat.completions.create(
+                model="m", messages=[], max_tokens=40, stream=True, extra_body={"gap_s": 0.05}
+            )
+        )
+        next(events)
+        monkeypatch.setattr(engine_process, "MOST_MISSED", 10)  # half of the time that the others take
+        assert len(list(events)) == 40, "39 tokens and the usage"
+        until(lambda: made.replica.failure is not None)
+        assert "/health answers 503" in made.replica.failure.what
 
 
 @pytest.mark.parametrize(

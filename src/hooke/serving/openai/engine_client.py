@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from hooke.serving.problems import Problem
 
-__all__ = ["EngineAnswer", "EngineClient", "EngineLost", "EngineRoad"]
+__all__ = ["EngineAnswer", "EngineClient", "EngineLost", "EngineRoad", "EngineUnreached"]
 
 Header = tuple[bytes, bytes]
 IDLE_S = 2.0
@@ -24,6 +24,10 @@ _LENGTHS = (b"content-length", b"transfer-encoding")
 
 class EngineLost(Exception):
     """The connection ended before the answer did."""
+
+
+class EngineUnreached(EngineLost):
+    """Nothing was sent: the engine takes no connection."""
 
 
 class EngineRoad(Protocol):
@@ -59,7 +63,7 @@ class EngineClient:
     ) -> EngineAnswer:
         """Send a request, and wait for the head of its answer. To be closed.
 
-        Raises OSError where the engine accepts no connection, EngineLost, and Problem (504) if nothing comes for `silence_s` seconds.
+        Raises EngineUnreached where the engine accepts no connection, EngineLost, and Problem (504) if nothing comes for `silence_s` seconds.
         """
         connection = await self._connection()
         own = b"".join(b"%b: %b\r\n" % header for header in headers)
@@ -81,7 +85,10 @@ class EngineClient:
             if not found.closed and now - found.freed_at < IDLE_S:
                 return found
             found.close()
-        _, made = await self._road.connect(lambda: _Connection(self._all, self._http))
+        try:
+            _, made = await self._road.connect(lambda: _Connection(self._all, self._http))
+        except OSError as error:
+            raise EngineUnreached(str(error)) from error
         return made
 
     def give_back(self, connection: _Connection) -> None:
@@ -226,9 +233,9 @@ class _Connection(asyncio.Protocol):
         self._headers: list[Header] = []
 
     def begin(self, answer: EngineAnswer, request: bytes) -> None:
-        """Send a request, to which this is the answer. Raises EngineLost."""
+        """Send a request, to which this is the answer. Raises EngineUnreached."""
         if self.closed:
-            raise EngineLost("the engine has closed the connection")
+            raise EngineUnreached("the engine has closed the connection")
         self._answer = answer
         self._headers.clear()
         self._parser: Any = self._http.HttpResponseParser(self)
@@ -275,12 +282,14 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As asyncio says."""
-        self.closed = True
+        ended, self.closed = exc is None and not self.closed, True
         self._everyone.discard(self)
         if self._answer is None:
             return
-        if self._answer.status and not any(self._answer.header(name) for name in _LENGTHS):
-            self._answer.complete = True  # such a body ends with its connection
+        if ended and self._answer.status and not any(self._answer.header(name) for name in _LENGTHS):
+            self._answer.complete = (
+                True  # such a body ends with its connection, unless that is reset or we close it
+            )
         said = f": {exc}" if exc else ""
         self._answer.tell()
         self._answer.fail(EngineLost(f"the engine closed the connection before the end of its answer{said}"))

@@ -25,8 +25,8 @@ from hooke.processes.exit_report import MOST_LINES, ended_by, with_short_stack
 from hooke.processes.guard import GRACE_S, guarded
 from hooke.processes.start import free_port, start_apart
 from hooke.serving.model_calls import OnDone, Work
-from hooke.serving.openai.engine_client import EngineClient, EngineLost
-from hooke.serving.problems import Problem
+from hooke.serving.openai.engine_client import EngineClient, EngineLost, EngineUnreached
+from hooke.serving.problems import REPEATABLE, RETRY_HEADER, UNTOUCHED, Problem
 from hooke.serving.service import EngineCommand, Service
 from hooke.serving.token_metrics import TokenFamily, read_families
 
@@ -39,11 +39,17 @@ TELL_S = 15.0
 """Between two lines that say that it is not."""
 ASK_S = 5.0
 """For an answer to such a question, and for the metrics."""
+WATCH_S = 5.0
+"""Between two questions whether it still is."""
+MOST_MISSED = 12
+"""So many of these without a 200, in a row, and it hangs: a minute of errors, or two of silence. What is busy may miss some."""
 METRICS_S = 5.0
 """Between two readings of the metrics, which tens of replicas send to one supervisor."""
 TAIL = 32 << 10
 """Bytes of its output that are kept."""
 _READ = 1 << 16
+LOST = "engine lost"
+"""The reason of refusals."""
 KEY_VARIABLES = ("VLLM_API_KEY", "LLAMA_API_KEY")
 """Where vLLM and llama.cpp's server look for the key that requests must have. Others take {api_key} in their command."""
 
@@ -57,7 +63,7 @@ class EngineProcess:
         self._command: EngineCommand = declared.command
         self._loop = asyncio.get_running_loop()
         self.failure: HookeError | None = None
-        """Why it ended; None while it runs."""
+        """Why it ended, or that it hangs; None while it runs."""
         self.families: list[TokenFamily] = []
         """Its own metrics, as they were read last."""
         self._key = secrets.token_urlsafe(24)
@@ -70,6 +76,9 @@ class EngineProcess:
         self._printed = b""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._reading: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self.spoke_at = 0.0
+        """When a part of an answer came last, by time.perf_counter."""
         self.client = EngineClient(
             self, [(b"host", HOST.encode()), (b"authorization", f"Bearer {self._key}".encode())]
         )
@@ -84,6 +93,7 @@ class EngineProcess:
             self.close()
             raise
         self._ready = True
+        self._watching = self._loop.create_task(self._watch())
         if self._has_metrics:
             self._reading = self._loop.create_task(self._keep_reading())
 
@@ -93,10 +103,17 @@ class EngineProcess:
             return await self._loop.create_unix_connection(make, self._socket)
         return await self._loop.create_connection(make, HOST, self._port)
 
-    def lost(self, error: BaseException) -> Problem:
-        """What clients are told whose request was under way."""
+    def lost(self, error: EngineLost) -> Problem:
+        """What clients are told whose request was under way; it says to the proxy whether another replica may have the request."""
         why = self.failure.what if self.failure is not None else str(error)
-        return Problem(502, f"the engine did not answer: {why}", reason="engine lost")
+        detail, again = f"the engine did not answer: {why}", ""
+        if isinstance(error, EngineUnreached):
+            again = UNTOUCHED
+        elif self._declared.idempotent:
+            again = REPEATABLE
+        if not again:
+            return Problem(502, detail, reason=LOST)
+        return Problem(503, detail, retry_after_s=1, headers={RETRY_HEADER: again}, reason=LOST)
 
     # -- as a ModelRunner --------------------------------------------------------------------------
 
@@ -109,7 +126,7 @@ class EngineProcess:
         if self._ready and self.failure is None:
             return None
         why = self.failure.what if self.failure is not None else f"{self._declared.name} is being set up"
-        return Problem(503, why, retry_after_s=1)
+        return Problem(503, why, retry_after_s=1, headers={RETRY_HEADER: UNTOUCHED})
 
     def on_available(self, back: Callable[[], None]) -> None:
         """Never: a replica without its engine is replaced."""
@@ -121,8 +138,9 @@ class EngineProcess:
     def close(self, timeout_s: float = GRACE_S + 2.0) -> None:
         """End it, and all that it has started; called on the event loop, or when that has ended."""
         self._closing = True
-        if self._reading is not None:
-            self._reading.cancel()
+        for task in (self._reading, self._watching):
+            if task is not None:
+                task.cancel()
         process, self._process = self._process, None
         if process is None:
             return
@@ -214,10 +232,30 @@ class EngineProcess:
         ready = self._command.ready
         try:
             answer = await self.client.ask(b"GET", ready.encode(), silence_s=ASK_S)
-            answer.close()
-        except (OSError, EngineLost, Problem) as error:
+            try:
+                await answer.whole(_READ)  # then the connection serves again
+            finally:
+                answer.close()
+        except (EngineLost, Problem) as error:
             return f"{ready}: {error}"
         return "" if answer.status == 200 else f"{ready} answers {answer.status}"
+
+    async def _watch(self) -> None:
+        """Ask its readiness again and again; one that does not say it any more, and sends nothing else, has failed."""
+        missed, said = 0, ""
+        while missed < MOST_MISSED:
+            since = time.perf_counter()
+            await asyncio.sleep(WATCH_S)
+            said = await self._asked()
+            if self.failure is not None:
+                return
+            missed = missed + 1 if said and self.spoke_at < since else 0
+        self.failure = WorkerDied(
+            f"the engine of {self._declared.name} hangs: {said}, {missed} times in a row, and nothing else came from it",
+            log_tail=self._tail(),
+            fix="its last lines may say why; its whole output is in the log of the replica",
+        )
+        self.client.close()
 
     async def _check_listener(self) -> None:
         """Raises HookeError if another process has taken the port."""
@@ -266,7 +304,7 @@ class EngineProcess:
         with contextlib.suppress(OSError):
             os.close(self._told)
         self._forget()
-        self.failure = WorkerDied(
+        self.failure = self.failure or WorkerDied(
             f"the engine of {self._declared.name} ended: {cause}",
             log_tail=self._tail(),
             fix="its last lines say why; its whole output is in the log of the replica",
@@ -309,7 +347,7 @@ class EngineProcess:
         path = self._command.metrics
         if not self._has_metrics or self.failure is not None:
             return
-        with contextlib.suppress(OSError, EngineLost, Problem, ValueError):
+        with contextlib.suppress(EngineLost, Problem, ValueError):
             answer = await self.client.ask(b"GET", path.encode(), silence_s=ASK_S)
             try:
                 if answer.status == 404:  # it has none

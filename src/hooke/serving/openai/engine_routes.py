@@ -151,10 +151,10 @@ class EngineRoutes:
             answer = await engine.client.ask(
                 verb, _target(exchange), headers, body, silence_s=self._declared.timeout_s
             )
-        except (OSError, EngineLost) as error:
+        except EngineLost as error:
             raise engine.lost(error) from None
         try:
-            await self._answer(answer, exchange)
+            await self._answer(engine, answer, exchange)
         except (EngineLost, Problem) as error:
             problem = error if isinstance(error, Problem) else engine.lost(error)
             if not exchange.status:
@@ -165,7 +165,7 @@ class EngineRoutes:
         finally:
             answer.close()
 
-    async def _answer(self, answer: EngineAnswer, exchange: Exchange) -> None:
+    async def _answer(self, engine: EngineProcess, answer: EngineAnswer, exchange: Exchange) -> None:
         if 300 <= answer.status < 400:
             raise Problem(502, f"the engine answers {answer.status}, which is not followed")
         if answer.status >= 400:
@@ -175,19 +175,21 @@ class EngineRoutes:
         length = answer.header(b"content-length")
         if length.isdigit() and int(length) <= SHORT:
             data = await answer.whole(SHORT + 1)
+            if exchange.verb == "POST":  # a list of models comes from engines that hang, too
+                engine.spoke_at = time.perf_counter()
             self._ended(exchange, data)
             await exchange.answer(answer.status, data, *headers)
             return
         await exchange.begin(answer.status, *headers)
-        await self._stream(answer, exchange)
+        await self._stream(engine, answer, exchange)
 
-    async def _stream(self, answer: EngineAnswer, exchange: Exchange) -> None:
+    async def _stream(self, engine: EngineProcess, answer: EngineAnswer, exchange: Exchange) -> None:
         """Send what comes as it comes."""
         meter, said = self.meter, time.perf_counter()
         meter_now, last = meter.first, b""
         before = exchange.since
         while data := await answer.piece():
-            said = time.perf_counter()
+            engine.spoke_at = said = time.perf_counter()
             meter_now(said - before)
             meter_now, before = meter.next, said
             if b'"usage"' in data:
