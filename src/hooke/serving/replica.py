@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from hooke.base.errors import HookeError
+from hooke.base.errors import HookeError, UsageError
 from hooke.generation.token_scheduler import TokenLoad
 from hooke.journal.service_events import ModelEvent
 from hooke.processes.devices import anonymous_bytes
@@ -74,7 +74,7 @@ MOST_RAISED = 16
 
 
 class Replica:
-    """Serves one object of a service on one event loop, from `start` to `close`. It is an ASGI application, too.
+    """Serves one object of a service on one event loop, from `start` to `close`. It is an ASGI application, too, unless its engine is a command.
 
     `body_limit` is the limit of one body in bytes, `body_room` that of all together; by default a part of the free memory.
     Creating one raises UsageError for annotations that JSON cannot be read as.
@@ -312,6 +312,12 @@ class Replica:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
+            if self.declared.command is not None:
+                raise UsageError(
+                    f"an ASGI server cannot run {self.declared.name}, whose engine is a program of its own",
+                    why="the server would go on when the engine ends, with a service that answers nothing more",
+                    fix="serve it with `hooke serve`, which starts it again",
+                )
             await self.start(self.arguments)
         except HookeError as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})

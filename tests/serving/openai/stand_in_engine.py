@@ -51,6 +51,8 @@ class Engine:
             whole(
                 writer, 200, {"target": target, "headers": headers, "body": body.decode(), "left": self.left}
             )
+        elif path == "/v1/embeddings":
+            whole(writer, 200, {"data": [], "usage": {"prompt_tokens": 3, "total_tokens": 3}})
         elif path == "/v1/redirect":
             writer.write(
                 b"HTTP/1.1 307 Temporary Redirect\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n"
@@ -94,7 +96,8 @@ class Engine:
             if asked.get("dies_after") == number:
                 os._exit(17)
             await asyncio.sleep(gap_s)
-        chunk(writer, USAGE % count)
+        if asked.get("counted", True):
+            chunk(writer, USAGE % count)
         writer.write(b"0\r\n\r\n")
 
 

@@ -1,5 +1,6 @@
 """The life of an engine's process and what passes between it and clients, with a stand-in that has the faults on demand."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -22,10 +23,12 @@ from tests.serving.openai.engine_checks import LIMIT_S, connections, get, sample
 from hooke import HookeError, UsageError, from_command
 from hooke.processes.devices import Devices
 from hooke.services.shares import Shares
+from hooke.serving.auth import ApiKey
 from hooke.serving.http import OPENAI
 from hooke.serving.openai import engine_client, engine_process
 from hooke.serving.openai.engine_routes import usage_of
 from hooke.serving.problems import REPEATABLE, RETRY_HEADER, UNTOUCHED
+from hooke.serving.replica import Replica
 from hooke.serving.service import service_of
 
 ENGINE = [sys.executable, str(Path(__file__).with_name("stand_in_engine.py")), "--port", "{port}"]
@@ -154,6 +157,76 @@ def test_tokens_are_counted_from_usage(engine):
 )
 def test_usage_is_found_where_it_is(data, expected):
     assert tuple(usage_of(data).values()) == expected
+
+
+SHOP = ApiKey(client="shop", token="shop-shop-shop-shop", tokens_per_minute=1000)
+
+
+@pytest.fixture(scope="module")
+def limited():
+    with served(from_command("limited", ENGINE, timeout="60s"), keys=(SHOP,)) as made:
+        yield made
+
+
+def spent(made, path, asked):
+    """Status of a request with the key, and the tokens that it took, of which some come back meanwhile."""
+    key = made.replica.key_rates.tokens(0, SHOP.client, SHOP.tokens_per_minute)
+
+    def left():
+        return int(key.headers(time.monotonic())["x-ratelimit-remaining-tokens"])
+
+    made.replica.key_rates.move_tokens(0, -120.0, time.monotonic())
+    before = left()
+    status, answer_headers, _ = ask(made, path, json.dumps(asked).encode(), token=SHOP.token)
+    until(lambda: made.replica.active == 0)
+    assert status != 200 or answer_headers["x-ratelimit-limit-tokens"] == "1000"
+    return status, before - left()
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "status", "expected"),
+    [
+        ("/v1/chat/completions", {"max_tokens": 400}, 200, 407),
+        ("/v1/chat/completions", {"max_tokens": 400, "counted": False}, 200, 409),
+        ("/v1/chat/completions", {"max_tokens": 400, "prompt": "x" * 2300}, 200, 407),
+        ("/v1/chat/completions", {"max_tokens": 400, "prompt": "data:" + "x" * 9000}, 200, 407),
+        ("/v1/chat/completions", {"max_tokens": 400, "prompt": "x" * 2600}, 400, 0),
+        ("/v1/chat/completions", {"max_tokens": 400, "n": 3}, 400, 0),
+        ("/v1/chat/completions", {"max_completion_tokens": 1001}, 400, 0),
+        ("/v1/chat/completions", {"max_tokens": -5000, "prompt": "x" * 4100}, 400, 0),
+        ("/v1/embeddings", {"input": "x" * 2000}, 200, 3),
+        ("/v1/plain-error", {"max_tokens": 400}, 422, 0),
+        ("/v1/redirect", {"max_tokens": 400}, 502, 0),
+    ],
+)
+def test_a_request_takes_the_tokens_of_its_key_that_it_used(limited, path, asked, status, expected):
+    said, took = spent(limited, path, asked)
+    assert said == status
+    assert expected - 200 <= took <= expected + 2, "some come back with time"
+
+
+def test_a_key_without_tokens_waits(limited):
+    limited.replica.key_rates.move_tokens(0, 59.0, time.monotonic())
+    body = json.dumps({"max_tokens": 500}).encode()
+    status, headers, said = ask(limited, "/v1/chat/completions", body, token=SHOP.token)
+    assert (status, json.loads(said)["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert int(headers["retry-after"]) > 10
+    assert ask(limited, "/v1/chat/completions", body)[0] == 200, "other keys do not"
+
+
+def test_a_client_that_leaves_pays_for_what_came(limited):
+    key = limited.replica.key_rates
+    key.move_tokens(0, -120.0, time.monotonic())
+    with limited.client(SHOP.token) as client:
+        stream = client.chat.completions.create(
+            model="m", messages=[], max_tokens=900, stream=True, extra_body={"gap_s": 0.01}
+        )
+        for _ in zip(range(100), stream, strict=False):
+            pass
+        assert key.tokens_ahead_s(0, time.monotonic()) > 40, "all that it asked for is reserved"
+        stream.close()
+    until(lambda: limited.replica.active == 0)
+    assert 0 < key.tokens_ahead_s(0, time.monotonic()) < 40
 
 
 def test_nothing_is_silent_for_longer_than_the_timeout():
@@ -407,6 +480,21 @@ def test_an_engine_that_sends_tokens_does_not_hang_whatever_its_readiness_says(m
         assert len(list(events)) == 40, "39 tokens and the usage"
         until(lambda: made.replica.failure is not None)
         assert "/health answers 503" in made.replica.failure.what
+
+
+def test_an_asgi_server_is_told_that_it_cannot_run_a_command():
+    sent = []
+
+    async def receive():
+        return {"type": "lifespan.startup"}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(Replica(service_of(from_command("chat", ENGINE)))({"type": "lifespan"}, receive, send))
+    assert [each["type"] for each in sent] == ["lifespan.startup.failed"]
+    assert "an ASGI server cannot run chat" in sent[0]["message"]
+    assert "hooke serve" in sent[0]["message"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from hooke.serving.problems import Problem
 
-__all__ = ["EngineAnswer", "EngineClient", "EngineLost", "EngineRoad", "EngineUnreached"]
+__all__ = ["EngineAnswer", "EngineClient", "EngineLost", "EngineRoad", "EngineUnreached", "Header"]
 
 Header = tuple[bytes, bytes]
 IDLE_S = 2.0

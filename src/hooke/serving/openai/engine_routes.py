@@ -6,15 +6,16 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import msgspec
 
 from hooke.serving.http import JSON, OPENAI, Exchange
+from hooke.serving.limits import KeyTokens, TokenReservation
 from hooke.serving.method_calls import MethodCalls
-from hooke.serving.openai.engine_client import EngineAnswer, EngineLost
+from hooke.serving.openai.engine_client import EngineAnswer, EngineLost, Header
 from hooke.serving.openai.engine_process import EngineProcess
 from hooke.serving.openai.messages import error_body
 from hooke.serving.openai.openai_routes import UNHURRIED
@@ -122,8 +123,10 @@ class EngineRoutes:
             said = "adapters are given in the engine's command (vLLM: --lora-modules NAME=PATH): a request would reach one replica only"
             raise Problem(403, said)
         body = await calls.body(exchange.body())
-        with self._room(exchange, calls), calls.unbatched():
-            await calls.watched(self._pass_on(engine, exchange, body), exchange, exchange.path, math.inf)
+        share = _KeyShare(exchange.tokens, body) if exchange.tokens is not None else None
+        with share or nullcontext(), self._room(exchange, calls), calls.unbatched():
+            passing = self._pass_on(engine, exchange, body, share)
+            await calls.watched(passing, exchange, exchange.path, math.inf)
 
     @contextmanager
     def _room(self, exchange: Exchange, calls: MethodCalls) -> Iterator[None]:
@@ -144,20 +147,27 @@ class EngineRoutes:
                 self._idle_said = now
                 self._idle()
 
-    async def _pass_on(self, engine: EngineProcess, exchange: Exchange, body: bytes) -> None:
+    async def _pass_on(
+        self, engine: EngineProcess, exchange: Exchange, body: bytes, share: _KeyShare | None = None
+    ) -> None:
         headers = [(name, value) for name in ASKED_HEADERS if (value := exchange.headers.get(name))]
+        target = _target(exchange)
+        if share is not None:
+            share.asked = True
         verb = b"GET" if exchange.verb == "HEAD" else exchange.verb.encode()
         try:
-            answer = await engine.client.ask(
-                verb, _target(exchange), headers, body, silence_s=self._declared.timeout_s
-            )
+            answer = await engine.client.ask(verb, target, headers, body, silence_s=self._declared.timeout_s)
         except EngineLost as error:
+            if share is not None:
+                share.asked = False
             raise engine.lost(error) from None
         try:
-            await self._answer(engine, answer, exchange)
+            await self._answer(engine, answer, exchange, share)
         except (EngineLost, Problem) as error:
             problem = error if isinstance(error, Problem) else engine.lost(error)
             if not exchange.status:
+                if share is not None and isinstance(error, EngineLost):
+                    share.asked = False
                 raise problem from None
             if not answer.header(b"content-type").startswith(EVENTS):
                 raise CallerGone from None  # a cut connection says that the answer is not whole
@@ -165,7 +175,11 @@ class EngineRoutes:
         finally:
             answer.close()
 
-    async def _answer(self, engine: EngineProcess, answer: EngineAnswer, exchange: Exchange) -> None:
+    async def _answer(
+        self, engine: EngineProcess, answer: EngineAnswer, exchange: Exchange, share: _KeyShare | None
+    ) -> None:
+        if answer.status >= 300 and share is not None:
+            share.asked = False
         if 300 <= answer.status < 400:
             raise Problem(502, f"the engine answers {answer.status}, which is not followed")
         if answer.status >= 400:
@@ -177,13 +191,15 @@ class EngineRoutes:
             data = await answer.whole(SHORT + 1)
             if exchange.verb == "POST":  # a list of models comes from engines that hang, too
                 engine.spoke_at = time.perf_counter()
-            self._ended(exchange, data)
-            await exchange.answer(answer.status, data, *headers)
+            self._ended(exchange, data, share)
+            await exchange.answer(answer.status, data, *headers, *_limits(share))
             return
-        await exchange.begin(answer.status, *headers)
-        await self._stream(engine, answer, exchange)
+        await exchange.begin(answer.status, *headers, *_limits(share))
+        await self._stream(engine, answer, exchange, share)
 
-    async def _stream(self, engine: EngineProcess, answer: EngineAnswer, exchange: Exchange) -> None:
+    async def _stream(
+        self, engine: EngineProcess, answer: EngineAnswer, exchange: Exchange, share: _KeyShare | None
+    ) -> None:
         """Send what comes as it comes."""
         meter, said = self.meter, time.perf_counter()
         meter_now, last = meter.first, b""
@@ -192,19 +208,89 @@ class EngineRoutes:
             engine.spoke_at = said = time.perf_counter()
             meter_now(said - before)
             meter_now, before = meter.next, said
+            if share is not None:
+                share.answered += data.count(b"data:")
             if b'"usage"' in data:
                 last = data
             elif last:
                 last = (last + data)[-LAST:]
             await exchange.piece(data)
         await exchange.end()
-        self._ended(exchange, last)
+        self._ended(exchange, last, share)
 
-    def _ended(self, exchange: Exchange, data: bytes) -> None:
+    def _ended(self, exchange: Exchange, data: bytes, share: _KeyShare | None) -> None:
         if exchange.verb != "POST":
             return
-        self.meter.tokens(**usage_of(data))
+        used = usage_of(data)
+        self.meter.tokens(**used)
         self.meter.ended("", time.perf_counter() - exchange.since)
+        if share is not None:
+            share.end(used["prompt"] + used["answer"])
+
+
+class _Asked(msgspec.Struct):
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    n: int | None = None
+    best_of: int | None = None
+
+
+_READ_ASKED = msgspec.json.Decoder(_Asked, strict=False)
+_DATA_URLS = re.compile(rb'"data:[^"]*"')
+TOKEN_BYTES = 4
+"""Of a prompt, about, before the engine has said how many tokens it has."""
+
+
+class _KeyShare:
+    """What a request takes of the tokens of its key: at first what it may use at most, by its body; then what the engine says, or else what was seen.
+
+    A context manager. Entering it raises Problem as `TokenReservation.begin`; leaving it settles what is not settled.
+    """
+
+    asked = False
+    """Whether the engine works for it, or has done so."""
+    answered = 0
+    """Events that came, about one for a token."""
+
+    def __init__(self, tokens: KeyTokens, body: bytes) -> None:
+        self._tokens = tokens
+        self._reservation = TokenReservation(tokens)
+        self._ended = False
+        self._prompt, self._most = 0, None
+        asked = _Asked()
+        try:
+            asked = _READ_ASKED.decode(body)
+        except msgspec.ValidationError:
+            pass  # which the engine says, or it has other fields than chats have
+        except msgspec.DecodeError:
+            return  # a file, of whose tokens its size says nothing
+        self._prompt = -(-len(_DATA_URLS.sub(b"", body)) // TOKEN_BYTES)  # without its images
+        most = asked.max_completion_tokens or asked.max_tokens or asked.max_output_tokens
+        if most is not None and most > 0:
+            self._most = most * max(asked.n or 1, asked.best_of or 1, 1)
+
+    def __enter__(self) -> None:
+        self._reservation.begin(self._prompt, self._most, time.monotonic())
+
+    def __exit__(self, *_: object) -> None:
+        self.end(0)
+
+    def end(self, used: int) -> None:
+        """The engine has counted so many; 0 if it has not."""
+        if not self._ended:
+            self._ended = True
+            seen = self._prompt + self.answered if self.asked else 0
+            self._reservation.end(used or seen, time.monotonic())
+
+    def headers(self) -> list[Header]:
+        """What is left of the key's tokens."""
+        said = self._tokens.headers(time.monotonic())
+        return [(name.encode(), value.encode()) for name, value in said.items()]
+
+
+def _limits(share: _KeyShare | None) -> list[Header]:
+    return share.headers() if share is not None else []
 
 
 def _target(exchange: Exchange) -> bytes:
