@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hooke import UsageError
-from hooke.project.token_lengths import known_lengths, read_lengths
+from hooke.project.token_lengths import asked_lengths, known_lengths, read_lengths
 
 
 def test_the_shipped_ones_are_whole_traces():
@@ -62,3 +62,13 @@ def test_an_unknown_name_is_told_the_known_ones():
     with pytest.raises(UsageError, match="no lengths 'azure'") as refused:
         read_lengths("azure")
     assert "azure-conversation" in (refused.value.fix or "")
+
+
+def test_a_factor_needs_lengths():
+    assert asked_lengths(None, 1.0) is None
+    found = asked_lengths("azure-code", 0.1)
+    assert found is not None
+    assert found.name == "azure-code x 0.1"
+    with pytest.raises(UsageError, match="--length-scale has no lengths") as refused:
+        asked_lengths(None, 0.1)
+    assert "--lengths" in (refused.value.fix or "")

@@ -16,7 +16,7 @@ from hooke.base.errors import UsageError
 from hooke.base.formats import did_you_mean
 from hooke.scaling.families import Floats
 
-__all__ = ["TokenLengths", "known_lengths", "read_lengths"]
+__all__ = ["TokenLengths", "asked_lengths", "known_lengths", "read_lengths"]
 
 COLUMNS = ("prompt", "output")
 _EXAMPLE = "write a header prompt,output (and t for seconds since the first, if arrivals are known), then a line for each request"
@@ -96,6 +96,17 @@ def read_lengths(name: str) -> TokenLengths:
             fix=f"{did_you_mean(name, known)}give a CSV file or one of: {', '.join(known)}",
         )
     return _of_file(path)
+
+
+def asked_lengths(name: str | None, factor: float) -> TokenLengths | None:
+    """Those of `--lengths` and `--length-scale`, None if neither was given. Raises as `read_lengths`, and UsageError for a factor alone."""
+    if name is not None:
+        return read_lengths(name).scaled(factor)
+    if factor != 1:
+        raise UsageError(
+            "--length-scale has no lengths to multiply", fix="add --lengths azure-conversation, or omit it"
+        )
+    return None
 
 
 def _of_file(path: Path) -> TokenLengths:

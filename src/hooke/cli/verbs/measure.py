@@ -36,7 +36,7 @@ from hooke.pipeline.task import Task
 from hooke.planning.curves import curve_of
 from hooke.planning.token_plan import TokenCurve, known_steps, token_curve
 from hooke.project.folder import Project
-from hooke.project.token_lengths import read_lengths
+from hooke.project.token_lengths import asked_lengths
 
 __all__ = ["curve", "measure"]
 
@@ -226,8 +226,10 @@ def curve(  # noqa: PLR0913 - one parameter for each option of the command
     """
     name, only = run_and_task(project, run, task, verb="curve", studies=True)
     found = _token_curve(project, name, lengths, length_scale) if not only else None
-    if found is None and lengths is not None:
-        raise UsageError(f"{name} is not a run of a language model's service", fix="omit --lengths")
+    if found is None and (lengths is not None or length_scale != 1):
+        raise UsageError(
+            f"{name} is not a run of a language model's service", fix="omit --lengths and --length-scale"
+        )
     found = found or curve_of(project.runs, name, only)
     for file in files:
         found.save(file)
@@ -246,5 +248,5 @@ def _token_curve(project: Project, run: str, lengths: str | None, scale: float) 
     started = next((each for each in project.runs.events(run) if isinstance(each, RunStarted)), None)
     if started is None or started.kind != "service":
         return None
-    given = read_lengths(lengths).scaled(scale) if lengths is not None else None
+    given = asked_lengths(lengths, scale)
     return token_curve(known_steps(project.runs, run), given, name=started.pipeline)

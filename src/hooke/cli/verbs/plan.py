@@ -27,7 +27,7 @@ from hooke.pipeline.pipeline import Pipeline
 from hooke.planning.pipeline_plan import Plan, PlanQuestion, make_plan, plan_limits
 from hooke.planning.prediction import against
 from hooke.project.folder import Project
-from hooke.project.token_lengths import read_lengths
+from hooke.project.token_lengths import asked_lengths
 from hooke.services.serve_file import load_service
 from hooke.serving.service import Service
 from hooke.serving.slo import OF_TOKENS, parse_slo
@@ -329,7 +329,7 @@ def _plan_tokens(
             f"{declared.name} has no SLO",
             fix=f'give one: --slo "{OF_TOKENS}", or @service(slo=...) in the class',
         )
-    lengths = read_lengths(asked["lengths"]).scaled(asked["length_scale"]) if asked["lengths"] else None
+    lengths = asked_lengths(asked["lengths"], asked["length_scale"])
     question = TokenQuestion(
         declared=declared,
         rate=rate,
@@ -362,7 +362,9 @@ def _plan_requests(
     )
     from hooke.scaling.provision import LatencyGoal
 
-    if asked["lengths"]:
+    used = [name for key, name in _TOKEN_ONLY.items() if asked[key]]
+    used += ["--length-scale"] * (asked["length_scale"] != 1)
+    if used:
         raise UsageError(
             f"--lengths is for language models; {declared.name} is not one", fix="omit --lengths"
         )
