@@ -88,6 +88,8 @@ def test_the_service_keeps_sums_of_its_steps_that_fit_their_law(address):
     assert 8 <= len(kept.step_pairs) <= 16
     assert prompts >= 20 * 20  # of at least as many requests
     assert pieces >= steps > 20
+    assert kept.answers >= 20
+    assert 5 < kept.answer_tokens / kept.answers < 8  # five and ten were asked for
 
 
 def test_words_are_as_long_as_asked_where_the_service_takes_no_ids(address):

@@ -89,7 +89,11 @@ def put(project, run, told):
             )
         )
         for each in told:
-            journal.append(msgspec.structs.replace(each, requests=10, token_limits=(16, 512, 2048, 2048, 16)))
+            journal.append(
+                msgspec.structs.replace(
+                    each, answers=10, answer_tokens=300, token_limits=(16, 512, 2048, 2048, 16)
+                )
+            )
 
 
 def test_the_curve_has_times_and_a_knee_and_can_be_drawn(kept, tmp_path):
@@ -115,6 +119,7 @@ def test_without_lengths_the_mean_of_the_run_is_meant(kept):
     _, project, _ = kept
     known = known_steps(project.runs, "Words-1")
     assert known.lengths is not None
+    assert known.lengths.outputs.tolist() == [30]  # and not the parts of prompts, too
     assert "the mean of the run's requests" in token_curve(known).text(width=200, plain=True)
 
 

@@ -279,6 +279,10 @@ class BatchWindow(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", 
     """Steps of a language model, the smaller ones first."""
     step_pairs: tuple[tuple[float, ...], ...] = ()
     """Some of these, as drawn evenly: the four kinds of work and the seconds of one, then those of the one after it."""
+    answers: int = 0
+    """Of a language model: answers that began."""
+    answer_tokens: int = 0
+    """Tokens of answers."""
     token_limits: tuple[int, ...] = ()
     """Of a language model: requests and tokens of a step, tokens of a prompt with its answer, pages, and tokens of a page."""
 

@@ -119,14 +119,15 @@ def known_steps(runs: RunsFolder, run: str) -> KnownSteps:
 
 def _mean_lengths(windows: Sequence[BatchWindow]) -> TokenLengths | None:
     """Prompts as far as they were computed, and answers, from sums."""
-    requests = sum(each.requests for each in windows)
-    prompt, pieces = (sum(part.products[at] for each in windows for part in each.steps) for at in (1, 2))
-    if not requests:
+    answers = sum(each.answers for each in windows)
+    prompt = sum(part.products[1] for each in windows for part in each.steps)
+    if not answers:
         return None
+    tokens = sum(each.answer_tokens for each in windows)
     return TokenLengths(
         name="the mean of the run's requests",
-        prompts=np.array([max(round(prompt / requests), 1)]),
-        outputs=np.array([max(round(pieces / requests), 1)]),
+        prompts=np.array([max(round(prompt / answers), 1)]),
+        outputs=np.array([max(round(tokens / answers), 1)]),
     )
 
 

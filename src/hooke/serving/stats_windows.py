@@ -185,6 +185,8 @@ class StatsWindow:
     """
 
     __slots__ = (
+        "_answer_tokens",
+        "_answers",
         "_failed",
         "_gone",
         "_gone_over",
@@ -217,6 +219,7 @@ class StatsWindow:
         self._sizes: dict[str, dict[int, list[float]]] = {}
         self._steps: dict[int, list[float]] = {}
         self._pairs = StepPairs()
+        self._answers = self._answer_tokens = 0
         self._failed: dict[str, list[float]] = {}
         self._requests = self._unbatched = 0
         self._unbatched_s = 0.0
@@ -244,8 +247,13 @@ class StatsWindow:
         sums[3] += took * active
         self._requests += answered
 
-    def step(self, work: tuple[int, int, int, int], took: float) -> None:
-        """A language model computed a step of this work, as in `StepSums`, and its texts within `took` seconds."""
+    def step(self, work: tuple[int, int, int, int], took: float, begun: int = 0, given: int = 0) -> None:
+        """A language model computed a step of this work, as in `StepSums`, and its texts within `took` seconds.
+
+        So many answers began with it, and so many tokens of answers came of it.
+        """
+        self._answers += begun
+        self._answer_tokens += given
         values = (1.0, *work, took)
         at = step_bin(*work[:2])
         sums = self._steps.get(at)
@@ -313,6 +321,8 @@ class StatsWindow:
             busy_s=sum(each[1] for each in sums) + sum(each[1] for each in failed),
             request_s=sum(each[3] for each in sums) + sum(each[3] for each in failed) + self._unbatched_s,
             most_waiting=self.most_waiting,
+            answers=self._answers,
+            answer_tokens=self._answer_tokens,
             token_limits=self.token_limits,
             step_pairs=self._pairs.whole(),
             steps=tuple(StepSums(at, tuple(self._steps[at])) for at in sorted(self._steps)),
@@ -355,6 +365,8 @@ def merge_windows(
         most_waiting=(sum if side_by_side else max)([0, *(each.most_waiting for each in several)]),
         steps=merge_steps(each.steps for each in several),
         step_pairs=_thinned([pair for each in several for pair in each.step_pairs], MERGED_PAIRS),
+        answers=sum(each.answers for each in several),
+        answer_tokens=sum(each.answer_tokens for each in several),
         token_limits=next((each.token_limits for each in several if each.token_limits), ()),
     )
 

@@ -265,8 +265,18 @@ class GrowingAnswer:
 class TokenEngine:
     """The thread of one model. Made and closed on the event loop, after the model's `setup`.
 
-    def __init__(self, model: TokenModel, name: str, idle: Callable[[], None] | None = None) -> None:
-        """`idle` is called in the thread, when it has nothing more to do; at most once in IDLE_EVERY_S."""
+    `observe` is called there with the work and the seconds of each step; `idle` in the thread, when it has nothing more to do, at most once
+    in IDLE_EVERY_S.
+    """
+
+    def __init__(
+        self,
+        model: TokenModel,
+        name: str,
+        observe: Callable[[StepWork, float, int, int], None] | None = None,
+        slo: Slo | None = None,
+        idle: Callable[[], None] | None = None,
+    ) -> None:
         self.model = model
         self._idle, self._idle_said = idle, 0.0
         limits = model.limits
@@ -275,6 +285,8 @@ class TokenEngine:
         self.meter = TokenMeter(name)
         self.steps = self.tokens = 0
         """So far: of tokens, those that were chosen."""
+        self._new_tokens = 0, 0
+        """Answers that began with the last step, and tokens of answers."""
         self.broken: Problem | None = None
         """Why it computes nothing any more."""
         self.busy_since: float | None = None
@@ -427,28 +439,12 @@ class TokenEngine:
             self._since = time.monotonic()
         return True
 
-    def _begin_new(self) -> None:
-        """Take in who came: the first one, and others while there is time. The rest comes after the next step."""
-        until = time.monotonic() + BEGIN_S
-        while self._new:
-            with self._changed:
-                answer = self._new.popleft()
-            if not answer.cancelled:
-                with self._calling():
-                    why = self._begin(answer)
-                if why is not None:
-                    self._deliver([(answer, why)])
-            if answer.identity:
-                self._counted.append((answer.identity, answer.prompt_tokens))
-            if time.monotonic() >= until:
-                break
-
-    def _took(self, step: TokenStep) -> tuple[StepWork, float]:
-        """The work of a step that was computed, and all seconds since the one before it."""
+    def _took(self, step: TokenStep) -> tuple[StepWork, float, int, int]:
+        """The work of a step that was computed, all seconds since the one before it, answers that began, and tokens of answers."""
         before, self._since = self._since, time.monotonic()
         work, took_s = step.work, self._since - before
         self.promise.stepped(work, took_s, self.scheduler)
-        return work, took_s
+        return work, took_s, *self._new_tokens
 
     def _begin(self, answer: GrowingAnswer) -> Problem | None:
         """Let it wait for its first step; why not, if it can't."""
@@ -534,6 +530,7 @@ class TokenEngine:
         """Compute a step. An exception of the model is the answer to all in it, one of a text to its own."""
         scheduler = self.scheduler
         givers = [piece.request for piece in step.pieces if piece.gives_token]
+        begun = sum(not each.answered for each in givers)
         try:
             logits = self._logits(step, len(givers))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the clients' answer
@@ -555,6 +552,7 @@ class TokenEngine:
             self._of.pop(request, None)
         self.steps += 1
         self.tokens += len(givers)
+        self._new_tokens = begun, len(givers)
         return updates
 
     def _measure(self, updates: Sequence[tuple[GrowingAnswer, TokenUpdate | Problem]]) -> None:
@@ -604,7 +602,7 @@ class TokenEngine:
     def _deliver(
         self,
         updates: Sequence[tuple[GrowingAnswer, TokenUpdate | Problem]],
-        took: tuple[StepWork, float] | None = None,
+        took: tuple[StepWork, float, int, int] | None = None,
     ) -> None:
         if updates or took is not None:
             self._call(self._deliver_all, list(updates), took)
@@ -612,7 +610,7 @@ class TokenEngine:
     def _deliver_all(
         self,
         updates: list[tuple[GrowingAnswer, TokenUpdate | Problem]],
-        took: tuple[StepWork, float] | None,
+        took: tuple[StepWork, float, int, int] | None,
     ) -> None:
         """On the event loop."""
         for answer, update in updates:
