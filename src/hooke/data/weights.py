@@ -197,7 +197,9 @@ class _Fetch:
     def _keep(self, fd: int, done: int) -> int:
         """Note how far it is."""
         os.fdatasync(fd)
-        self._progress.write_text(str(done), "ascii")
+        new = self._progress.with_suffix(".new")
+        new.write_text(str(done), "ascii")
+        new.replace(self._progress)
         return done
 
     def _forget(self) -> None:

@@ -206,15 +206,18 @@ def test_the_run_tells_all_unrouted_prompts_also_those_before_its_end(tmp_path):
 def test_the_sessions_of_a_killed_replica_move_and_nothing_else_is_lost(model):
     homes = model.homes("stuvwxyz")
     victim = Counter(homes.values()).most_common(1)[0][0]
+    assert len(set(homes.values())) > 1, "sessions are spread"
     ended = threading.Event()
     answered: list[bool] = []
     unrouted = model.front["unrouted"]
 
     def others() -> None:
-        while not ended.is_set():
+        while True:
             for name, home in homes.items():
                 if home != victim:
                     answered.append(model.ask("go on", session=name)[0] == home)
+            if ended.is_set():
+                return
 
     asking = threading.Thread(target=others)
     asking.start()
