@@ -262,7 +262,7 @@ def from_command(  # noqa: PLR0913 - the options of a service, each by name
     replicas: int | tuple[int, int] = 1,
     timeout: str | float = ENGINE_TIMEOUT_S,
     start_timeout: str | float = ENGINE_START_S,
-    idempotent: bool = False,
+    idempotent: bool = True,
     cpus: int | None = None,
     gpus: float = 0,
     middleware: Middleware | None = None,
@@ -277,7 +277,7 @@ def from_command(  # noqa: PLR0913 - the options of a service, each by name
     `ready` is the path that answers 200 once the engine is ready, within `start_timeout`. `metrics` is that of its Prometheus text, or None. `environment` has further variables. More than
     `most_requests` in one engine get 429. `replicas` are added where engines have more than `concurrency` open requests each, whatever their tokens: 32, or half of
     `most_requests` if that is fewer; give the engine's slots (llama.cpp: `--parallel`, vLLM: `--max-num-seqs`). `timeout` is the longest silence of the engine within an answer. `gpus`
-    is how many GPUs one command gets, by CUDA_VISIBLE_DEVICES; give vLLM `--tensor-parallel-size` accordingly. Others as in `service`. When the engine ends, its replica ends with it, and is replaced. Raises UsageError for invalid values.
+    is how many GPUs one command gets, by CUDA_VISIBLE_DEVICES; give vLLM `--tensor-parallel-size` accordingly. `idempotent=False` is for engines whose requests have effects: no second replica is asked then. Others as in `service`. When the engine ends, its replica ends with it, and is replaced. Raises UsageError for invalid values.
     """
     with _placed():
         engine = EngineCommand(

@@ -282,7 +282,9 @@ def _ended(file):
 
 
 def test_an_engine_that_dies_says_why_and_leaves_nothing(tmp_path):
-    with served(from_command("dying", [*ENGINE, "--child", str(tmp_path / "pids")], timeout="60s")) as made:
+    with served(
+        from_command("dying", [*ENGINE, "--child", str(tmp_path / "pids")], timeout="60s", idempotent=False)
+    ) as made:
         status, _, body = ask(made, "/v1/die")
         assert (status, "did not answer" in json.loads(body)["error"]["message"]) == (502, True)
         until(lambda: made.replica.failure is not None)
@@ -295,7 +297,7 @@ def test_an_engine_that_dies_says_why_and_leaves_nothing(tmp_path):
 
 
 def test_another_replica_may_have_what_a_dead_engine_did_not_answer():
-    with served(from_command("again", ENGINE, timeout="60s", idempotent=True)) as made:
+    with served(from_command("again", ENGINE, timeout="60s")) as made:
         status, headers, body = ask(made, "/v1/die")
         assert (status, headers[RETRY_HEADER]) == (503, REPEATABLE)
         assert "did not answer" in json.loads(body)["error"]["message"]
@@ -306,7 +308,7 @@ def test_another_replica_may_have_what_a_dead_engine_did_not_answer():
 
 def test_another_replica_may_have_what_was_not_sent_also_of_a_service_that_is_not_idempotent(monkeypatch):
     monkeypatch.setattr(engine_client, "IDLE_S", 0.0)  # no connection is used twice
-    with served(from_command("unreached", ENGINE, timeout="60s")) as made:
+    with served(from_command("unreached", ENGINE, timeout="60s", idempotent=False)) as made:
         made.replica.made._port = 1  # nobody listens there
         status, headers, _ = ask(made, "/v1/echo")
         assert (status, headers[RETRY_HEADER]) == (503, UNTOUCHED)
