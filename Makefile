@@ -6,7 +6,7 @@ EXTRAS := remote,dask,ray,demo,data,features,plot,mlflow,comet,neptune,models,se
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-canary soak-causes soak-exports soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-lambda soak-loaders soak-schemas soak-zero check bench bench-costs docs screenshots clean
+.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-canary soak-causes soak-engines soak-exports soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-lambda soak-loaders soak-schemas soak-token-laws soak-tokens soak-zero check bench bench-costs docs screenshots clean
 
 # Most tests wait for processes, so more of them run at once than there are cores: the order is that of tests/fixtures/sessions.py.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder

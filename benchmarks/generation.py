@@ -28,8 +28,16 @@ from typing import Any, NamedTuple
 from tests.generation.simulated_fleet import TokenFleet
 
 from hooke.generation.page_pool import PagePool
-from hooke.generation.prefix_router import BlockMemory, PrefixRouter, RoutedPrompt
-from hooke.generation.token_scheduler import TokenLimits, TokenRequest, TokenScheduler
+from hooke.generation.prefix_router import BlockMemory
+from hooke.generation.prompt_balancer import BLOCK as FRONT_BLOCK
+from hooke.generation.prompt_balancer import AskedPrompt, PromptBalancer, with_unseen
+from hooke.generation.token_scheduler import (
+    ASSUMED_ANSWER,
+    TokenLimits,
+    TokenLoad,
+    TokenRequest,
+    TokenScheduler,
+)
 from hooke.project.token_lengths import read_lengths
 
 HERE = Path(__file__).parent

@@ -2,6 +2,7 @@
 
 import json
 import random
+import tracemalloc
 from operator import add
 
 import numpy as np
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 from tests.generation.simulated_fleet import TokenFleet
 
 from hooke.generation import prompt_balancer
-from hooke.generation.prompt_balancer import BLOCK, AskedPrompt, PromptBalancer, read_prompt
+from hooke.generation.prompt_balancer import BLOCK, MOST_TOKENS, AskedPrompt, PromptBalancer, read_prompt
 from hooke.generation.step_speeds import StepSpeeds, non_negative
 from hooke.generation.token_scheduler import StepWork, TokenLoad
+from hooke.serving.openai import messages
 
 
 def body(text: str, **more) -> bytes:

@@ -63,8 +63,7 @@ def test_what_never_begins_counts_as_never_answered():
     told = simulate(limits, load, exact, timeout_s=0.2)
     assert np.isinf(told.first_s).sum() == 4
     assert np.isinf(told.rest_s[np.isinf(told.first_s)]).all()
-    assert not told.good(math.inf, 1.0)[1:].any()
-    assert not told.good(math.inf, math.inf)[1:].any()
+    assert not good(told, math.inf, math.inf)[1:].any()
 
 
 def test_users_whose_request_is_refused_send_their_next_one():

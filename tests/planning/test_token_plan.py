@@ -12,6 +12,8 @@ from tests.generation.test_token_law import windows
 
 from hooke import NotEnoughData, UsageError
 from hooke.base.clock import SystemClock
+from hooke.cli.entry import hooke as command
+from hooke.cli.screens import CommandSession
 from hooke.generation.token_law import StepNoise, TokenLaw
 from hooke.generation.token_scheduler import TokenLimits
 from hooke.generation.token_times import TokenTraffic, simulate
@@ -177,6 +179,38 @@ def test_an_slo_that_a_lone_request_misses_has_no_plan(kept):
     assert made.offers[0].refused == "even a lone request may miss the SLO"
 
 
+def plan(folder, name, *words):
+    """`hooke plan service` for one of the classes: its exit code, and what it said."""
+    asked = ["plan", "service", f"{folder}/{name}.py:Words", "--rate", "5", "--json", *words]
+    lists = ["--catalog", f"{folder}/ours.csv", "--lengths", f"{folder}/short.csv"]
+    done = CliRunner().invoke(command, [*asked, *lists], obj=CommandSession(), standalone_mode=False)
+    return done.return_value, json.loads(done.stdout)
+
+
+def test_the_slo_of_the_class_is_planned_for_with_its_percentage(kept):
+    folder, _, _ = kept
+    _, own = plan(folder, "promising_words")
+    _, other = plan(folder, "promising_words", "--slo", "p50 first < 50ms")
+    assert own["slo"] == {"percent": 99, "first_s": 0.05, "each_s": 0.05}
+    assert other["slo"] == {"percent": 50, "first_s": 0.05, "each_s": None}
+    strict, lax = (each["offers"][0]["requests_per_s_of_a_replica"]["value"] for each in (own, other))
+    assert strict < lax
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "Words has no SLO"),
+        (("--slo", "p99 < 1s"), "not for a language model"),
+        (("--slo", "p95 first < 2s", "--replicas", "2"), "--replicas is not for language models"),
+    ],
+)
+def test_a_plan_for_tokens_needs_an_slo_of_tokens(kept, words, said):
+    code, facts = plan(kept[0], "words_of_ours", *words)
+    assert code == 2
+    assert said in facts["error"]["what"]
+
+
 def even(slots):
     """A service whose steps take 20 ms whatever is in them, and lengths: all that is uncertain is who comes when."""
     step = np.array([0.02, 0.0, 0.0, 0.0, 0.0])
@@ -198,13 +232,15 @@ def test_tokens_a_second_are_those_of_full_slots():
 def test_the_interval_of_a_plan_holds_the_rate_that_a_long_history_keeps(slots):
     known, lengths = even(slots)
     chance = np.random.default_rng(6)
-    low, high = sustained_rate(known, lengths, TokenSlo(0.2, math.inf)).interval
+    slo = Slo(95, 0.2, of_tokens=True)
+    low, high = sustained_rate(known, lengths, slo).interval
     prompts, outputs = (each.tolist() for each in lengths.drawn(max(4000, 100 * slots), chance))
     gaps = np.cumsum(chance.exponential(1.0, len(prompts)))
 
     def good(rate):
         load = TokenTraffic(prompts=prompts, outputs=outputs, due=gaps / rate)
-        return simulate(known.limits, load, lambda *_: 0.02).good(0.2, math.inf).mean()
+        told = simulate(known.limits, load, lambda *_: 0.02)
+        return slo.kept(told.first_s, told.per_token_s).mean()
 
     assert good(low) > 0.95 > good(high)
     assert (

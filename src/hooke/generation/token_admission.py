@@ -18,40 +18,46 @@ __all__ = ["RecentSteps", "fit_step", "wait_for_first_s"]
 
 FORGET = 0.99
 """A step's weight after one more: some hundred steps determine the times."""
-FEWEST = 16
-"""Steps before anything is predicted."""
+EVERY = 16
+"""So many steps are taken in at once: before the first ones nothing is predicted."""
 OUTLIER = 8.0
 """A step that took more than so many times what was expected counts as that: a pause of the machine is not the model's."""
 
 
 class RecentSteps:
-    """The time of a step by its work: least squares over the last steps, and no part of it below 0."""
+    """The time of a step by its work: least squares over the last steps, and no part of it below 0. Solved anew every EVERY steps."""
 
     def __init__(self) -> None:
         self.steps = 0
         self._products = np.zeros((PARTS, PARTS))
         self._times = np.zeros(PARTS)
-        self._found: np.ndarray | None = None
+        self._new: list[tuple[float, ...]] = []
+        self._found: tuple[float, ...] = ()
 
     @property
     def known(self) -> bool:
         """Whether there were enough steps."""
-        return self.steps >= FEWEST
+        return bool(self._found)
 
     def add(self, work: StepWork, took_s: float) -> None:
         """A step was computed. Relative errors count: a step of a long prompt tells nothing of one of answers."""
-        row = np.array([1.0, *work])
-        if self.known:
-            took_s = min(took_s, OUTLIER * max(float(self._coefficients() @ row), 1e-6))
-        weight = 1 / max(took_s, 1e-6) ** 2
-        self._products = FORGET * self._products + weight * np.outer(row, row)
-        self._times = FORGET * self._times + weight * took_s * row
-        self._found = None
+        if self._found:
+            took_s = min(took_s, OUTLIER * max(self.seconds(*work), 1e-6))
+        self._new.append((1.0, *work, max(took_s, 1e-6)))
         self.steps += 1
+        if len(self._new) == EVERY:
+            self._solve()
 
     def seconds(self, prompt: float, requests: float, context: float, attention: float = 0.0) -> float:
         """The time of a step of this work, as in `StepWork`."""
-        return float(self._coefficients() @ (1.0, prompt, requests, context, attention))
+        fixed, of_prompt, of_requests, of_context, of_attention = self._found
+        return (
+            fixed
+            + of_prompt * prompt
+            + of_requests * requests
+            + of_context * context
+            + of_attention * attention
+        )
 
     def _solve(self) -> None:
         rows = np.array(self._new)

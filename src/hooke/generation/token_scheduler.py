@@ -171,6 +171,8 @@ class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):
     """To do for the running requests."""
     waiting_tokens: int = 0
     """To do for the waiting ones."""
+    held_tokens: int = 0
+    """Of all these requests, done or not: their prompts, and answers as long as they are expected to be."""
     waiting_prompts: int = 0
     """Tokens that waiting requests have already: prompts, and answers that gave way."""
     memory_tokens: int = 0
@@ -187,11 +189,13 @@ class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):
     """Of their answers."""
     given: int = 0
     """Tokens of answers, also of those that have not ended."""
+    left: int = 0
+    """Requests whose clients left in the middle of their answers."""
     work: StepWork = StepWork(0, 0, 0, 0)
     """Of all steps together."""
     steps: int = 0
     busy_s: float = 0.0
-    """Seconds in which it computed them."""
+    """That these steps took."""
 
     @property
     def outstanding(self) -> int:
@@ -216,7 +220,7 @@ class TokenScheduler:
         self.expected_answer = float(ASSUMED_ANSWER)
         """Tokens that an answer has, by those that have ended."""
         self._taken = self._prompts = self._reused = self._answered = self._answers = 0
-        self._given = self._steps = 0
+        self._given = self._steps = self._gone = 0
         self._work = StepWork(0, 0, 0, 0)
         self._lines: dict[tuple[int, Hashable], deque[TokenRequest]] = {}
         """By urgency and user: who began before, then by deadlines, then by arrival."""
@@ -267,11 +271,15 @@ class TokenScheduler:
     def load(self, busy_s: float = 0.0) -> TokenLoad:
         """What there is to do, and what was done in `busy_s` seconds of computing."""
         waiting = [each for line in self._lines.values() for each in line]
+        running_tokens = sum(self._left(each) for each in self.running)
+        waiting_tokens = sum(self._left(each) for each in waiting)
+        computed = sum(each.computed for each in (*self.running, *waiting))
         return TokenLoad(
             running=len(self.running),
             waiting=self.waiting,
-            running_tokens=sum(self._left(each) for each in self.running),
-            waiting_tokens=sum(self._left(each) for each in waiting),
+            running_tokens=running_tokens,
+            waiting_tokens=waiting_tokens,
+            held_tokens=running_tokens + waiting_tokens + computed,
             waiting_prompts=sum(each.length for each in waiting),
             memory_tokens=self.pool.pages * self.pool.page_tokens,
             taken=self._taken,
@@ -280,6 +288,7 @@ class TokenScheduler:
             ended=self._answered,
             answer_tokens=self._answers,
             given=self._given,
+            left=self._gone,
             work=self._work,
             steps=self._steps,
             busy_s=busy_s,

@@ -78,11 +78,6 @@ class RequestTimes:
         with np.errstate(invalid="ignore"):
             return np.where(self.outputs > 1, self.rest_s / np.maximum(self.outputs - 1, 1), math.nan)
 
-    def good(self, first_s: float, per_token_s: float) -> NDArray[np.bool]:
-        """Whether each was answered and kept both limits (n,)."""
-        slow = self.per_token_s > per_token_s  # false for nan: one token has no time for each
-        return np.isfinite(self.ended) & (self.first_s <= first_s) & ~slow
-
 
 StepTimes = Callable[[StepWork, float], float]
 """(work of a step, when it begins) -> its seconds."""

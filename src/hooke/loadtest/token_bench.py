@@ -366,8 +366,8 @@ class _Seen:
     def level(self, rate: float, prompts: Any, outputs: Any) -> TokenLevel:
         outcomes, tokens, kept = self._outcomes, self._tokens, self._kept
         counted = Counter(name_of(int(each)) for each in outcomes.status[kept][~self._answered])
-        good = (self._first <= self._order.first_s) & ~(self._each > self._order.each_s)
-        good &= self._answered  # a failed one took infinitely long, which an infinite limit would allow
+        slo = self._order.slo
+        good = self._answered if slo is None else self._answered & slo.kept(self._first, self._each)
         output_by, prompt_s, in_flight = self._rates()
         whole = float(np.nansum(tokens.prompt[kept]))
         return TokenLevel(

@@ -423,7 +423,7 @@ def plan_tokens(question: TokenQuestion, project: Project) -> TokenPlan:
     )
 
 
-def sustained_rate(known: KnownSteps, lengths: TokenLengths, slo: TokenSlo) -> Estimate:
+def sustained_rate(known: KnownSteps, lengths: TokenLengths, slo: Slo) -> Estimate:
     """The requests a second of one replica within the SLO, on the machine of the run."""
     return _Sustained(known, lengths, slo).at((1.0, 1.0))
 
@@ -516,7 +516,8 @@ class _Sustained:
             outputs=outputs[:count].tolist(),
             due=self._gaps[draw][:count] / rate,
         )
-        good = self._simulated(draw, load).good(self._slo.first_s * speed, self._slo.each_s * speed)
+        told = self._simulated(draw, load)
+        good = self._slo.kept(told.first_s / speed, told.per_token_s / speed)
         return float(good[round(BEGINNING * len(good)) :].mean()) >= self._slo.percent / 100
 
     def _simulated(self, draw: int, load: TokenTraffic) -> RequestTimes:

@@ -43,7 +43,8 @@ class Slo:
     def kept(self, first_s: Any, each_s: Any = math.nan) -> Any:
         """Whether a request, or each of several, was within both limits: seconds to its first token and for each other one, nan if there is none."""
         slow = each_s > (math.inf if self.each_s is None else self.each_s)
-        return (first_s <= self.limit_s) > slow  # "and not", of a bool and of arrays
+        begun = (first_s <= self.limit_s) & (first_s < math.inf)  # also where there is no limit
+        return begun > slow  # "and not", of a bool and of arrays
 
     def facts(self) -> dict[str, float | None]:
         """As plain values for JSON."""

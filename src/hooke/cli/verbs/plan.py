@@ -362,11 +362,10 @@ def _plan_requests(
     )
     from hooke.scaling.provision import LatencyGoal
 
-    used = [name for key, name in _TOKEN_ONLY.items() if asked[key]]
-    used += ["--length-scale"] * (asked["length_scale"] != 1)
+    used = ["--lengths"] * bool(asked["lengths"]) + ["--length-scale"] * (asked["length_scale"] != 1)
     if used:
         raise UsageError(
-            f"--lengths is for language models; {declared.name} is not one", fix="omit --lengths"
+            f"{used[0]} is for language models; {declared.name} is not one", fix=f"omit {used[0]}"
         )
     promised = parse_slo(asked["slo"], of_tokens=False) if asked["slo"] else None
     question = ServiceQuestion(

@@ -19,6 +19,7 @@ from hooke.serving.openai.engine_client import EngineAnswer, EngineLost, Header
 from hooke.serving.openai.engine_process import EngineProcess
 from hooke.serving.openai.messages import error_body
 from hooke.serving.openai.openai_routes import UNHURRIED
+from hooke.serving.openai.token_engine import IDLE_EVERY_S
 from hooke.serving.problems import Problem, too_many
 from hooke.serving.request_context import CallerGone
 from hooke.serving.routes import Route
@@ -281,7 +282,7 @@ class _KeyShare:
         if not self._ended:
             self._ended = True
             seen = self._prompt + self.answered if self.asked else 0
-            self._reservation.end(used or seen, time.monotonic())
+            self._reservation.end(0, used or seen, time.monotonic())
 
     def headers(self) -> list[Header]:
         """What is left of the key's tokens."""

@@ -34,7 +34,7 @@ from hooke.serving.openai.responses import ResponseBody, ResponseEvents, read_re
 from hooke.serving.openai.sampling import ChosenToken
 from hooke.serving.openai.token_engine import GrowingAnswer, TokenEngine, TokenUpdate
 from hooke.serving.openai.tools import ToolCall, ToolCallReader, ToolForm, takes_tools
-from hooke.serving.problems import Problem, WrongField, too_many
+from hooke.serving.problems import PASSED_ON, Problem, WrongField, too_many
 from hooke.serving.routes import Operation, Route
 from hooke.serving.service import Service
 from hooke.serving.token_metrics import TokenFamily
@@ -72,7 +72,13 @@ class OpenAIRoutes:
                 f"{self._declared.name} has no {' and no '.join(lacking)} after setup",
                 fix="set self.limits = hooke.TokenLimits(slots=8, step_tokens=256, context=1024) and self.end = {0}, the tokens that end an answer",
             )
-        self._engine = TokenEngine(made, self._declared.name, idle)
+        self._form = takes_tools(made)
+        known = getattr(made, "token_bytes", None)
+        self._constraints = TokenConstraints(known, made.end) if known is not None else None
+        windows = calls.dispatch.windows
+        self._engine = TokenEngine(made, self._declared.name, windows.step, self._declared.slo, idle)
+        limits, pool = self._engine.limits, self._engine.scheduler.pool
+        windows.token_limits = limits.slots, limits.step_tokens, limits.context, pool.pages, pool.page_tokens
         self._calls = calls
 
     @property
@@ -257,7 +263,9 @@ class OpenAIRoutes:
 
     async def _whole(self, exchange: Exchange, writer: AnyWriter, answers: Sequence[GrowingAnswer]) -> None:
         whole = [await _collected(each) for each in answers]
-        await exchange.answer(200, writer.whole(whole, _usage(answers, writer.n)), JSON)
+        for each in answers:
+            each.end()
+        await exchange.answer(200, writer.whole(whole, _usage(answers, writer.n)), JSON, *_limits(exchange))
 
     async def _stream(self, exchange: Exchange, writer: AnyWriter, answers: Sequence[GrowingAnswer]) -> None:
         updates = _merged(answers)

@@ -36,7 +36,7 @@ from hooke.serving.problems import Problem, problem_of, too_many
 from hooke.serving.slo import Slo
 from hooke.serving.token_metrics import TokenFamily, TokenMeter
 
-__all__ = ["GrowingAnswer", "TokenEngine", "TokenModel", "TokenPiece", "TokenUpdate"]
+__all__ = ["IDLE_EVERY_S", "GrowingAnswer", "TokenEngine", "TokenModel", "TokenPiece", "TokenUpdate"]
 
 CONTEXT_EXCEEDED = "context_length_exceeded"
 CONTEXT_TOKENS = 5
@@ -121,6 +121,17 @@ class GrowingAnswer:
     urgency: int = 0
     deadline: float = math.inf
     """Of the monotonic clock: it must have begun by then."""
+    pass_on: bool = False
+    """Whether the proxy asks another replica if it would begin too late here."""
+    arrived: float = field(default_factory=time.monotonic)
+    first_at: float | None = None
+    """When it had its first token."""
+    last_at: float = 0.0
+    """When it had its last one."""
+    reservation: TokenReservation | None = None
+    """The tokens of its key that it may use."""
+    identity: str = ""
+    """The id of its HTTP request, for the first of its answers: it is reported once it is counted."""
     tools: AskedTools | None = None
     reader: ToolCallReader | None = None
     """Finds the calls of tools."""
@@ -129,9 +140,6 @@ class GrowingAnswer:
     tokens: list[int] = field(default_factory=list)
     """The prompt's, then the answer's."""
     cancelled: bool = False
-    arrived: float = field(default_factory=time.monotonic)
-    said: float = 0.0
-    """When its last token was chosen, of the same clock."""
     _updates: deque[TokenUpdate | Problem] = field(default_factory=deque)
     _waits: asyncio.Future[None] | None = None
     _chooser: TokenChooser | None = None
@@ -214,7 +222,9 @@ class GrowingAnswer:
     def _added(self, logits: np.ndarray, model: TokenModel) -> TokenUpdate:
         assert self._chooser is not None
         assert self.request is not None
-        chosen = self._chooser.choose(logits, self.tokens, self.prompt_tokens)
+        bound = self.constraint
+        allowed = bound.allowed(logits.size) if bound is not None else None
+        chosen = self._chooser.choose(logits, self.tokens, self.request.prompt, allowed)
         if chosen.token in model.end and not self.sampling.ignore_end:
             return TokenUpdate(self._rest(model), (), "stop")
         self.tokens.append(chosen.token)
@@ -278,6 +288,7 @@ class TokenEngine:
         idle: Callable[[], None] | None = None,
     ) -> None:
         self.model = model
+        self.promise = TokenPromise(slo)
         self._idle, self._idle_said = idle, 0.0
         limits = model.limits
         self.limits = limits
@@ -313,6 +324,15 @@ class TokenEngine:
     def room(self) -> int:
         """How many more requests may wait."""
         return self.limits.max_waiting - self.scheduler.waiting - len(self._new) - len(self._texts)
+
+    def take_load(self) -> tuple[TokenLoad, tuple[tuple[str, int], ...]]:
+        """What there is to do, and the requests that were counted in it since the last call, with the tokens of their prompts. Any thread may call this."""
+        with self._changed:
+            taken = tuple(self._taken)
+            self._taken.clear()
+            more = len(self._new)  # counted as requests: their tokens are not known yet
+            load = self._load
+        return msgspec.structs.replace(load, waiting=load.waiting + more) if more else load, taken
 
     def families(self) -> list[TokenFamily]:
         """What it has measured, and how much it has to do now. Any thread may call this."""
@@ -375,7 +395,10 @@ class TokenEngine:
         try:
             while self._take():
                 updates = [(self._of.pop(each), _late()) for each in self.scheduler.expired(time.monotonic())]
-                step = self.scheduler.step(time.monotonic())
+                began, before = time.monotonic(), self.steps
+                step = self.scheduler.step(began)
+                if began - self._loaded >= LOAD_EVERY_S:
+                    self._count_load(began)
                 self.meter.preemptions += len(step.evicted)
                 if step.pieces:
                     with self._calling():
@@ -386,7 +409,7 @@ class TokenEngine:
                     if self._idle is not None and began - self._idle_said >= IDLE_EVERY_S:
                         self._idle_said = began
                         self._idle()
-                self._deliver(updates)
+                self._deliver(updates, self._took(step) if self.steps > before else None)
         except BaseException as error:  # noqa: BLE001 - without the thread all requests would wait for ever
             why = problem_of(error, f"the engine of {self._name}")
         with self._changed:
@@ -438,6 +461,22 @@ class TokenEngine:
                 self._call(_embedded, texts.made, made)
             self._since = time.monotonic()
         return True
+
+    def _begin_new(self) -> None:
+        """Take in who came: the first one, and others while there is time. The rest comes after the next step."""
+        until = time.monotonic() + BEGIN_S
+        while self._new:
+            with self._changed:
+                answer = self._new.popleft()
+            if not answer.cancelled:
+                with self._calling():
+                    why = self._begin(answer)
+                if why is not None:
+                    self._deliver([(answer, why)])
+            if answer.identity:
+                self._counted.append((answer.identity, answer.prompt_tokens))
+            if time.monotonic() >= until:
+                break
 
     def _took(self, step: TokenStep) -> tuple[StepWork, float, int, int]:
         """The work of a step that was computed, all seconds since the one before it, answers that began, and tokens of answers."""
@@ -542,7 +581,7 @@ class TokenEngine:
             self._since = time.monotonic()
             return [(each, problem) for each in failed]
         updates = [(self._of[each], self._added(each, row)) for each, row in zip(givers, logits, strict=True)]
-        self._clock([answer for answer, _ in updates], time.monotonic())
+        self._measure(updates)
         last = [
             request
             for request, (_, update) in zip(givers, updates, strict=True)
@@ -558,20 +597,24 @@ class TokenEngine:
     def _measure(self, updates: Sequence[tuple[GrowingAnswer, TokenUpdate | Problem]]) -> None:
         now, meter = time.monotonic(), self.meter
         for answer, update in updates:
-            request = answer.request
-            if not isinstance(update, TokenUpdate) or request is None:
+            if not isinstance(update, TokenUpdate):
                 continue
             request, last, answer.last_at = answer.request, answer.last_at, now
             if (reservation := answer.reservation) is not None:  # the event loop may end it now
                 reservation.go_on(answer.prompt_tokens, answer.answer_tokens, now)
             new = len(update.tokens)  # none at the end that the model has chosen
-            if not answer.said:
+            if answer.first_at is None:
+                answer.first_at = now
+                self.promise.first(now - answer.arrived, self.scheduler)
                 meter.first(now - answer.arrived)
-                meter.tokens(request.prompt, new, cached=request.reused)
+                meter.tokens(
+                    request.prompt if request is not None else 0,
+                    new,
+                    cached=request.reused if request is not None else 0,
+                )
             elif new:
-                meter.next(now - answer.said)
+                meter.next(now - last)
                 meter.tokens(0, new)
-            answer.said = now
             if update.reason is not None:
                 meter.ended(update.reason, now - answer.arrived)
 
