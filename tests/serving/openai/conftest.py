@@ -63,8 +63,11 @@ def served(
         server.close()
         await connections.end(1, at_once=lambda: True)
         replica.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()  # one waits for further requests
+        waits = asyncio.all_tasks() - {asyncio.current_task()}  # one waits for further requests
+        for task in waits:
+            task.cancel()
+        if waits:
+            await asyncio.wait(waits, timeout=1)
 
     server, watching = None, []
     try:
