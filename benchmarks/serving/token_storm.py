@@ -30,7 +30,7 @@ import openai
 from benchmarks.serving.chaos.blows import Blow, strike
 from benchmarks.serving.chaos.programme import CALM_S, Course, kinds_in_turn, say
 from benchmarks.serving.chaos.served import FACTORS, Served
-from benchmarks.serving.chaos.toll import Toll, tolls
+from benchmarks.serving.chaos.toll import HEARD_S, Toll, tolls
 from benchmarks.serving.peers import ROOT
 from benchmarks.serving.programs.token_service import answer
 
@@ -53,6 +53,7 @@ STREAMS, WHOLES = 0.65, 0.85
 THINK_S = 1.0
 """On average, between an answer and the next question."""
 LIMIT_S = 120.0
+LOOK_S = 0.05
 LEFT = 299
 """The status of a request whose user left on purpose."""
 IN_STREAM = 502
@@ -70,6 +71,8 @@ class Told:
     tokens: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    lag_s: float = 0.0
+    """The longest that their process, which has much to read, did not come to read anything."""
 
 
 class Users:
@@ -103,7 +106,15 @@ class Users:
         async with openai.AsyncOpenAI(
             base_url=f"{self._served.url}/v1", api_key=self._served.token, max_retries=0, timeout=LIMIT_S
         ) as client:
+            looks = asyncio.create_task(self._look())
             await asyncio.gather(*[self._user(client, number) for number in range(self._users)])
+            looks.cancel()
+
+    async def _look(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(LOOK_S)
+            self.told.lag_s = max(self.told.lag_s, time.monotonic() - before - LOOK_S)
 
     async def _user(self, client: openai.AsyncOpenAI, number: int) -> None:
         chance = random.Random(f"{self._seed} {number}")
@@ -209,7 +220,13 @@ def storm(
                 say(f"at full strength after {blows[-1].strong - blows[-1].at:.1f} s")
                 time.sleep(CALM_S)
         took = time.monotonic() - crowd.began
-        found = tolls(crowd.outcomes(), blows, crowd.began, takes=(KILLED, {Fate.LOST, IN_STREAM}))
+        found = tolls(
+            crowd.outcomes(),
+            blows,
+            crowd.began,
+            takes=(KILLED, {Fate.LOST, IN_STREAM}),
+            heard_s=HEARD_S + crowd.told.lag_s,
+        )
         return Storm(
             told=crowd.told, seconds=took, tolls=found, broken=broken(found), roll_outs=served.roll_outs()
         )
@@ -264,6 +281,7 @@ def main() -> int:
         "minutes": round(it.seconds / 60, 1),
         "requests": dict(it.told.kinds),
         "tokens": it.told.tokens,
+        "lag_s": round(it.told.lag_s, 2),
         "tolls": {
             toll.kind: {
                 "times": toll.times,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hooke.loadtest.generator_protocol import Fate, Outcomes, name_of
 
-__all__ = ["FRONT", "QUIET", "Toll", "tolls"]
+__all__ = ["FRONT", "HEARD_S", "QUIET", "Toll", "tolls"]
 
 QUIET = "between events"
 FRONT = "Envoy killed, `kill -9`"
@@ -45,11 +45,12 @@ def tolls(
     began: float,
     *,
     takes: tuple[str, Collection[int]] = (FRONT, {Fate.LOST}),
+    heard_s: float = HEARD_S,
 ) -> list[Toll]:
     """One of each kind, and one of the time between. `began` is when the load did, by the clock of the blows.
 
     A request belongs to the first blow during which it was under way, from then until full strength; but one that failed while a blow
-    was felt that `takes` requests along, in one of the ways given there, to that, whatever held it up before.
+    was felt that `takes` requests along, in one of the ways given there, to that, whatever held it up before. Its client may have heard of it `heard_s` later.
     """
     found: dict[str, Toll] = {}
     free = np.ones(len(outcomes), dtype=np.bool_)
@@ -58,7 +59,7 @@ def tolls(
     for blow in blows:
         if blow.kind == taker:
             at, strong = blow.at - began, blow.strong - began
-            taken |= (outcomes.ended >= at) & (outcomes.ended <= strong + HEARD_S)
+            taken |= (outcomes.ended >= at) & (outcomes.ended <= strong + heard_s)
     taken &= np.isin(outcomes.status, list(ways))
     for blow in sorted(blows, key=lambda one: one.at):
         at, strong = blow.at - began, blow.strong - began
