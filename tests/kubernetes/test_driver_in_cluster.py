@@ -73,6 +73,19 @@ def held(marks):
         time.sleep(0.1)
     return 0
 
+@task
+def after(x, mark):
+    while not os.path.exists(mark):
+        time.sleep(0.1)
+    return x + 1
+
+@pipeline
+def chained(mark: str, hold: float = 4.0):
+    done = slow(0, 0.0)
+    for _ in range(3):
+        done = slow(done, hold)
+    return after(done, mark)
+
 @pipeline
 def many(marks: str, n: int = 50, hold: float = 2.0):
     return total([slow(x, hold) for x in range(n)] + [held(marks)])
@@ -206,7 +219,8 @@ def test_a_detached_run_ends_as_a_local_one_without_the_machine_that_began_it(la
 
 
 def test_a_driver_whose_pod_is_lost_goes_on_in_another(laptop, admin):
-    run = laptop.detach("job.py:slowly", "--hold", "4")
+    mark = f"{STORE}/chained"
+    run = laptop.detach("job.py:chained", "--mark", mark)
     follower = laptop.start("attach", run)
     wait(lambda: len(laptop.finished(run)) >= 2, within_s=180)
     [deleted] = laptop.drivers(run)
@@ -214,6 +228,8 @@ def test_a_driver_whose_pod_is_lost_goes_on_in_another(laptop, admin):
     wait(lambda: len(laptop.starts(run)) == 2 and len(laptop.finished(run)) >= 3, within_s=180)
     evicted = laptop.drivers(run)[-1]
     admin.evict(evicted["metadata"]["name"], namespace=laptop.namespace)
+    wait(lambda: len(laptop.starts(run)) == 3, within_s=180)
+    laptop.host.path(mark).touch()
     printed, said = follower.communicate(timeout=240)
     assert follower.returncode == 0, said
     assert printed == "5\n"
