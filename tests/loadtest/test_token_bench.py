@@ -12,6 +12,7 @@ import pytest
 from tests.serving.openai.conftest import TOKEN, served
 
 from hooke import UsageError
+from hooke.loadtest import rate_search
 from hooke.loadtest.generator_process import TokenStream
 from hooke.loadtest.target import constant, parse_target
 from hooke.loadtest.token_bench import (
@@ -40,6 +41,13 @@ def address():
         yield made
 
 
+@pytest.fixture(autouse=True)
+def any_machine(monkeypatch):
+    """One that is busy sends late, and would have no results."""
+    monkeypatch.setattr(rate_search, "LEAST_LAG_S", 60.0)
+    monkeypatch.setattr(rate_search, "BUSIEST", 2.0)
+
+
 def lengths(prompts, outputs):
     return TokenLengths(name="mine", prompts=np.array(prompts), outputs=np.array(outputs))
 
@@ -66,7 +74,7 @@ def test_answers_have_the_lengths_that_were_asked_for_and_times_in_order(address
     assert (level.prompt, level.output) == (level.asked_prompt, level.asked_output)
     assert 29 < level.prompt < 31
     assert test.prompts == "random token ids below 256"
-    assert test.kept or "the generator itself was" in token_text(test), "a busy machine sends late"
+    assert test.kept
     assert level.cached == 0
     p50 = {name: getattr(level, name)[0] for name in ("first_s", "each_s", "whole_s")}
     assert 0 < p50["first_s"].value < p50["whole_s"].value
