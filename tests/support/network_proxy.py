@@ -87,6 +87,7 @@ class ChaosProxy:
             return
         self._call(self._refuse())
         self._call(self._reset())
+        self._call(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -119,6 +120,12 @@ class ChaosProxy:
         for pair in pairs:
             pair.reset()
         await asyncio.gather(*(pair.ended.wait() for pair in pairs))
+
+    async def _end(self) -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         pair = _Pair(writer)
