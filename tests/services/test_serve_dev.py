@@ -136,7 +136,8 @@ def developed(folder, *words, within=()):
             below = psutil.Process(started.process.pid).children(recursive=True)
             started.process.kill()
             for one in below:
-                one.kill()
+                with suppress(psutil.NoSuchProcess):  # it has ended with its parent
+                    one.kill()
         started.process.wait()
 
 
