@@ -168,7 +168,9 @@ def test_the_first_item_of_a_stream_of_low_priority_waits_behind_calls(held):
         wait_until(lambda: batcher.waiting_rows != before)
         return thread
 
-    threads = [later(held, "first", done=done), stream(**LOW), stream(KEYS[0].token)]
+    threads = [later(held, "first", done=done)]
+    wait_until(lambda: batcher.running is not None)
+    threads += [stream(**LOW), stream(KEYS[0].token)]
     threads += [later(held, name, done=done) for name in ("second", "third")]
     held.replica.made.go.set()
     for thread in threads:
