@@ -30,6 +30,7 @@ __all__ = [
     "in_project",
     "is_unicode",
     "json_option",
+    "lengths_options",
     "number_list",
     "options_of_command",
     "project_option",
@@ -75,6 +76,23 @@ def debug_option(function: F) -> F:
     return click.option(
         "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show Python tracebacks of errors."
     )(function)
+
+
+def lengths_options(whose: str, *, default: str) -> Callable[[F], F]:
+    """The options that say how long prompts and answers of a language model are; `default` says what they are without."""
+
+    def add(function: F) -> F:
+        function = click.option(
+            "--length-scale",
+            default=1.0,
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="F",
+            help="Multiply them.",
+        )(function)
+        said = f"{whose}: azure-conversation, azure-code, mooncake, or a file.  [default: {default}]"
+        return click.option("--lengths", metavar="NAME|FILE.csv", help=said)(function)
+
+    return add
 
 
 def json_option(function: F) -> F:

@@ -28,7 +28,6 @@ class RecentSteps:
     """The time of a step by its work: least squares over the last steps, and no part of it below 0. Solved anew every EVERY steps."""
 
     def __init__(self) -> None:
-        self.steps = 0
         self._products = np.zeros((PARTS, PARTS))
         self._times = np.zeros(PARTS)
         self._new: list[tuple[float, ...]] = []
@@ -39,14 +38,15 @@ class RecentSteps:
         """Whether there were enough steps."""
         return bool(self._found)
 
-    def add(self, work: StepWork, took_s: float) -> None:
-        """A step was computed. Relative errors count: a step of a long prompt tells nothing of one of answers."""
+    def add(self, work: StepWork, took_s: float) -> bool:
+        """A step was computed; whether times were found anew with it. Relative errors count: a step of a long prompt tells nothing of one of answers."""
         if self._found:
             took_s = min(took_s, OUTLIER * max(self.seconds(*work), 1e-6))
         self._new.append((1.0, *work, max(took_s, 1e-6)))
-        self.steps += 1
-        if len(self._new) == EVERY:
-            self._solve()
+        if len(self._new) < EVERY:
+            return False
+        self._solve()
+        return True
 
     def seconds(self, prompt: float, requests: float, context: float, attention: float = 0.0) -> float:
         """The time of a step of this work, as in `StepWork`."""

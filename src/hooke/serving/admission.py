@@ -203,10 +203,6 @@ class StreamLimit:
         self._reached = self.open >= self.limit
 
 
-FIT_EVERY = 16
-"""Steps: their times change slowly, and to find them takes as long as a token of a small model."""
-
-
 class TokenPromise:
     """What a language model can answer in time: first tokens before clients' deadlines and within the SLO, the others as fast as it says."""
 
@@ -228,10 +224,8 @@ class TokenPromise:
 
     def stepped(self, work: StepWork, took_s: float, scheduler: TokenScheduler) -> None:
         """A step was computed; the next one may have another size."""
-        self._times.add(work, took_s)
-        if self._slo is None or self._slo.each_s is None or self._times.steps % FIT_EVERY:
-            return
-        if self._times.known:
+        found = self._times.add(work, took_s)
+        if found and self._slo is not None and self._slo.each_s is not None:
             fit_step(scheduler, self._times, self._slo.each_s)
 
     def first(self, took_s: float, scheduler: TokenScheduler) -> None:

@@ -22,6 +22,7 @@ from hooke.cli.options import (
     in_project,
     is_unicode,
     json_option,
+    lengths_options,
     number_list,
     run_and_task,
 )
@@ -194,18 +195,7 @@ def _function(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Also write the chart to FILE.svg, or with the extra `plot` to FILE.png or FILE.html. Can be repeated.",
 )
-@click.option(
-    "--lengths",
-    metavar="NAME|FILE.csv",
-    help="For a language model's service: azure-conversation, azure-code, mooncake, or a file.  [default: the run's mean]",
-)
-@click.option(
-    "--length-scale",
-    default=1.0,
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="F",
-    help="Multiply them.",
-)
+@lengths_options("For a language model's service", default="the run's mean")
 @json_option
 @in_project
 def curve(  # noqa: PLR0913 - one parameter for each option of the command

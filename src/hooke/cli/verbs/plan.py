@@ -19,7 +19,7 @@ from hooke.base.formats import aligned
 from hooke.base.units import parse_seconds
 from hooke.cli.drive import load_pipeline, user_code
 from hooke.cli.entry import FileOrVerbs
-from hooke.cli.options import json_option, number_list, project_option, the_project
+from hooke.cli.options import json_option, lengths_options, number_list, project_option, the_project
 from hooke.cli.parameters import Parameters
 from hooke.cli.screens import CommandSession, refuse, say_next
 from hooke.journal.events import PlanChecked
@@ -247,18 +247,7 @@ def plans() -> None:
 )
 @click.option("--users", type=float, metavar="N", help="Instead of --rate: so many users ...")
 @click.option("--every", metavar="TIME", help="... each of whom sends a request every TIME on average.")
-@click.option(
-    "--lengths",
-    metavar="NAME|FILE.csv",
-    help="Of a language model: azure-conversation, azure-code, mooncake, or a file.  [default: the mean of the last run]",
-)
-@click.option(
-    "--length-scale",
-    default=1.0,
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="F",
-    help="Multiply them.",
-)
+@lengths_options("Of a language model", default="the mean of the last run")
 @json_option
 @project_option
 @click.pass_obj
