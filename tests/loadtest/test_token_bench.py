@@ -164,7 +164,7 @@ def test_what_does_not_fit_into_the_context_is_left_out(address):
         tell=lambda _: None,
     )
     assert test.order.lengths.left_out == 1
-    assert "1 longer ones do not fit" in token_text(test)
+    assert "left out, as too long: 1" in token_text(test)
     with pytest.raises(UsageError, match="fits into a context of 400"):
         run_token_test(order(address.address, lengths=lengths([5000], [5])), tell=lambda _: None)
 

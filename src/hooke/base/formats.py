@@ -19,6 +19,7 @@ __all__ = [
     "did_you_mean",
     "first_line",
     "format_bytes",
+    "format_rate",
     "format_seconds",
     "preformatted",
     "readable",
@@ -48,6 +49,11 @@ def format_bytes(size: int) -> str:
         value /= 1024
         unit += 1
     return f"{_three_digits(value)} {BINARY[unit]}"
+
+
+def format_rate(value: float) -> str:
+    """`1172.4` -> `1,172`, `50.26` -> `50.3`: three digits or more, and no exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def format_seconds(seconds: float) -> str:

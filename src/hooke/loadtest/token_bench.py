@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.base.formats import aligned, format_seconds
+from hooke.base.formats import aligned, format_rate, format_seconds
 from hooke.loadtest.bodies import WORDS
 from hooke.loadtest.generator_protocol import Fate, Goal, LevelReport, Outcomes, TokenColumns, name_of
 from hooke.loadtest.load_test import Generator, ServedFile, outcomes_of, require_generator
@@ -524,7 +524,7 @@ def _cells(level: TokenLevel) -> list[str]:
         _at(level.each_s, "p95"),
         _at(level.whole_s, "p95", short=True),
     ]
-    rates = [level.output_rate.shown("{:,.0f}".format), level.good.shown("{:.3g}".format)]
+    rates = [level.output_rate.shown("{:,.0f}".format), level.good.shown(format_rate)]
     return [f"{level.rate:g}", f"{level.in_flight:.1f}", *times, *rates, f"{level.count - level.answered:,}"]
 
 
@@ -571,11 +571,7 @@ def _sentences(test: TokenTest) -> list[str]:
             said.append(
                 f"at {level.rate:g}/s {level.waited:,} requests waited for a connection; use --connections for more"
             )
-    left = (
-        f"; {order.lengths.left_out:,} longer ones do not fit and are left out"
-        if order.lengths.left_out
-        else ""
-    )
+    left = f"; left out, as too long: {order.lengths.left_out:,}" if order.lengths.left_out else ""
     said.append(
         f"lengths: {order.lengths.name}{left}; {order.arrivals_name} arrivals; prompts of {test.prompts}, each new"
     )

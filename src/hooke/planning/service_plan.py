@@ -14,7 +14,7 @@ import msgspec
 
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import UsageError
-from hooke.base.formats import format_seconds
+from hooke.base.formats import format_rate, format_seconds
 from hooke.journal.service_events import LoadMeasured
 from hooke.journal.study_records import STUDY_PREFIX, StudyRecord, find_studies
 from hooke.planning.machines import INSTANCES, given, this_machine
@@ -405,7 +405,7 @@ def _cells(plan: ServicePlan, offer: provision.Offer) -> tuple[str, ...]:
     return (
         "*" if offer is plan.choice.offer else "",
         str(offer.setup),
-        f"{_rate(offer.bears.value)}/s ({_ends(offer.bears)})",
+        f"{format_rate(offer.bears.value)}/s ({_ends(offer.bears)})",
         f"{offer.bears.interval[0] / rate:.0%}" + ("" if offer.grants(rate) else ", too little"),
         "" if local else _usd(usd),
         _usd(offer.setup.spot_usd_per_hour),
@@ -420,8 +420,8 @@ def _usd(price: float | None) -> str:
 
 def _ends(estimate: Estimate) -> str:
     low, high = estimate.interval
-    return f"{_rate(low)} to {_rate(high)}" if math.isfinite(high) else f"at least {_rate(low)}"
-
-
-def _rate(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return (
+        f"{format_rate(low)} to {format_rate(high)}"
+        if math.isfinite(high)
+        else f"at least {format_rate(low)}"
+    )

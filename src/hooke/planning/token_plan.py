@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from hooke.base.errors import JournalError, NotEnoughData, UsageError
-from hooke.base.formats import aligned, format_seconds
+from hooke.base.formats import aligned, format_rate, format_seconds
 from hooke.charts import plotly_figure
 from hooke.charts.curve_chart import Curve
 from hooke.charts.renderers import save_as
@@ -636,7 +636,7 @@ def _row(offer: TokenOffer) -> list[str]:
     hourly = "" if local else "?" if offer.usd_per_hour is None else f"${offer.usd_per_hour:,.2f}"
     return [
         "this machine" if local else offer.machine.id,
-        offer.rate.shown("{:.3g}".format),
+        offer.rate.shown(format_rate),
         _several(offer.replicas),
         "" if local else _several(offer.instances),
         hourly,
@@ -652,7 +652,7 @@ def _several(numbers: tuple[int, int, int]) -> str:
 def _title(plan: TokenPlan) -> str:
     question = plan.question
     whose = f" ({question.users})" if question.users else ""
-    return f"{question.declared.name}: {question.rate:.4g} requests/s{whose}, {question.slo}"
+    return f"{question.declared.name}: {format_rate(question.rate)} requests/s{whose}, {question.slo}"
 
 
 def _said(plan: TokenPlan) -> Iterator[str]:
@@ -662,7 +662,7 @@ def _said(plan: TokenPlan) -> Iterator[str]:
         f"of prompts and {lengths.outputs.mean():,.0f} of answers"
     )
     if lengths.left_out:
-        yield f"{lengths.left_out:,} requests do not fit into the context of {known.limits.context:,} tokens and are left out"
+        yield f"requests left out, as longer than the context of {known.limits.context:,} tokens: {lengths.left_out:,}"
     yield (
         f"prompts take {plan.input_share:.0%} of the time, and so of the price of tokens; nothing is in memory before it is asked for"
     )

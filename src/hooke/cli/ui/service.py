@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from hooke.base.formats import format_seconds
+from hooke.base.formats import format_rate, format_seconds
 from hooke.journal.events import RunStarted
 from hooke.journal.reader import SegmentReader, first_event
 from hooke.journal.run_folders import DRIVER
@@ -366,9 +366,9 @@ def _facts(record: ServiceRecord) -> Iterator[tuple[str, str]]:
     began = record.until - _now_s(record)
     part = time_slice(record.windows, record.staff, began=began, ended=record.until)
     percent = record.declared.slo_percent or 99.0
-    yield "received", _rate(part.asked / part.seconds)
-    yield "answered", _rate(part.answered / part.seconds)
-    yield "not answered", _rate(part.unanswered / part.seconds)
+    yield "received", f"{format_rate(part.asked / part.seconds)}/s"
+    yield "answered", f"{format_rate(part.answered / part.seconds)}/s"
+    yield "not answered", f"{format_rate(part.unanswered / part.seconds)}/s"
     for each in sorted({50.0, percent}):
         quantile = part.quantile_s(each)
         yield f"p{each:g}", "unknown" if quantile is None else format_seconds(quantile)
@@ -454,8 +454,3 @@ def _batches(whole: BatchWindow) -> Iterator[BatchRow]:
                 batches=size.batches,
                 seconds=size.seconds / size.batches,
             )
-
-
-def _rate(value: float) -> str:
-    """Requests per second without an exponent: `1,170/s`."""
-    return f"{value:,.0f}/s" if value >= 100 else f"{value:.3g}/s"
