@@ -21,6 +21,8 @@ __all__ = [
     "PASSED_ON",
     "PRIORITY_HEADER",
     "REPEATABLE",
+    "RESUMABLE_HEADER",
+    "RESUMED_HEADER",
     "RETRY_HEADER",
     "SANE_ID",
     "STREAM_HEADER",
@@ -50,6 +52,10 @@ VERSION_HEADER = "x-hooke-version"
 """A header of clients: `new` or `old` for the one or the other version while a new one is on trial."""
 STREAM_HEADER = "x-hooke-stream"
 """A header of the proxy's, equal for all tries of one request and for no other request."""
+RESUMABLE_HEADER = "x-hooke-resumable"
+"""A header of the proxy's, which can go on with a stream of tokens on another replica; and of the answer, if its marks allow that."""
+RESUMED_HEADER = "x-hooke-resumed"
+"""A header of the proxy's: the stream began on a replica that has ended. So many bytes at the end of the body are a `ResumedStream`."""
 UNTOUCHED = "untouched"
 """Nothing was done."""
 REPEATABLE = "repeatable"
