@@ -20,7 +20,7 @@ FILE_LINES = 800
 FUNCTION_LINES = 50
 MODULES_IN_A_FOLDER = 25
 SHARE_OF_A_FOLDER = 1 / 8
-FILES = 555
+FILES = 557
 """Those of the house when it was relaid, fewer than 400, and those of subjects that came later: data, images, Kubernetes, exports, rented machines, pages, language models."""
 FORBIDDEN_FILES = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "manager.py", "misc.py"}
 PRIVATE = re.compile(

@@ -19,6 +19,7 @@ from hooke.processes.channel import listen_at
 from hooke.proxy import endpoint_picker
 from hooke.proxy.endpoint_picker import EndpointPicker
 from hooke.proxy.envoy import Proxy
+from hooke.proxy.known_tokens import KnownTokens
 from hooke.proxy.picker_config import (
     EJECTED_S,
     PICKER_SOCKET,
@@ -92,7 +93,7 @@ class Front:
         self.proxy.start()
 
     def started_picker(self) -> EndpointPicker:
-        made = EndpointPicker(self.folder, tokens=self.known)
+        made = EndpointPicker(self.folder, tokens=KnownTokens(self.known))
         made.start()
         return made
 

@@ -6,19 +6,18 @@ answers with no replica's address where it has nothing to say, and with 500 wher
 
 from __future__ import annotations
 
-import hmac
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import structs
 
-from hooke.base.errors import HookeError
 from hooke.generation.prompt_balancer import AskedPrompt, BalancerFacts, PromptBalancer, read_prompt
 from hooke.generation.token_scheduler import TokenLoad
 from hooke.processes.channel import listen_at
+from hooke.proxy.known_tokens import KnownTokens
 from hooke.proxy.picker_config import (
     BODY_SIZE_HEADER,
     MOST_ASKED,
@@ -37,8 +36,6 @@ __all__ = ["EndpointPicker"]
 TIMEOUT_S = 5.0
 HEAD_BYTES = 96 << 10
 """More than Envoy lets through: a refusal here would refuse the client."""
-TOKENS_EVERY_S = 1.0
-"""Between two looks at the files of the tokens."""
 APPLIED_S = 1.0
 """The longest wait for a change to be in effect; it takes less than a millisecond."""
 _SESSION, _VERSION, _SIZE = (name.encode() for name in (SESSION_HEADER, VERSION_HEADER, BODY_SIZE_HEADER))
@@ -50,15 +47,10 @@ _log = logging.getLogger("hooke")
 class EndpointPicker:
     """Runs from `start` to `close`. Any thread may call its methods."""
 
-    def __init__(self, folder: Path, *, tokens: Callable[[], Sequence[str] | None]) -> None:
-        """`tokens` returns the bearer tokens of the service, or None if it needs none; it may raise HookeError.
-
-        A request without one of them changes nothing here: a replica refuses it.
-        """
+    def __init__(self, folder: Path, *, tokens: KnownTokens) -> None:
+        """A request without one of `tokens` changes nothing here: a replica refuses it."""
         self._path = folder / PICKER_SOCKET
         self._tokens = tokens
-        self._known_tokens: tuple[bytes, ...] | None = ()
-        self._looked = 0.0
         self._unread = 0
         self._balancer = PromptBalancer()
         self._places: Mapping[str, str] = {}
@@ -126,7 +118,7 @@ class EndpointPicker:
 
     def _choose(self, headers: Mapping[bytes, bytes], body: bytes) -> list[str]:
         """The addresses of the replicas, the best first; none for a request that is not allowed."""
-        if not self._allows(headers.get(b"authorization", b"")):
+        if not self._tokens.allow(headers.get(b"authorization", b"")):
             return []
         size = headers.get(_SIZE, b"")
         known = {
@@ -142,19 +134,3 @@ class EndpointPicker:
             self._unread += 1
             asked = AskedPrompt(**known)
         return [self._places[name] for name in self._balancer.choose(asked, time.monotonic())]
-
-    def _allows(self, authorization: bytes) -> bool:
-        now = time.monotonic()
-        if now - self._looked >= TOKENS_EVERY_S:
-            self._looked = now
-            try:
-                tokens = self._tokens()
-            except HookeError:  # the replicas say so, and each request goes to the least busy one
-                tokens = ()
-            self._known_tokens = None if tokens is None else tuple(token.encode() for token in tokens)
-        if self._known_tokens is None:
-            return True
-        scheme, _, shown = authorization.partition(b" ")
-        # All are compared, so that the time tells nothing.
-        equal = [hmac.compare_digest(shown.strip(), token) for token in self._known_tokens]
-        return scheme.lower() == b"bearer" and any(equal)

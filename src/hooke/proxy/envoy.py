@@ -24,6 +24,7 @@ from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.files import write_atomic
 from hooke.processes.start import start_apart
 from hooke.proxy.envoy_config import MIRROR_SHARE, STAT_PREFIX, bootstrap, endpoints, request_limits
+from hooke.proxy.keeper_config import INNER
 from hooke.proxy.proxy_settings import CLUSTER, MIRROR_CLUSTER, ProxySettings, Upstream
 from hooke.serving.auth import read_token
 from hooke.serving.metrics import ProxyStats, UpstreamStats
@@ -308,7 +309,7 @@ class Proxy:
         self._raise_if_dead()
         http, cluster = f"http.{STAT_PREFIX}.", f"cluster.{CLUSTER}."
         counted = self._admin.counters(
-            rf"^http\.{STAT_PREFIX}\.downstream_(rq|cx)_|^cluster\.{CLUSTER}\.(upstream_rq_retry|upstream_rq_(active|pending)_overflow|retry_or_shadow|outlier_detection\.ejections_(active|enforced_total)$)|^http\.{STAT_PREFIX}\.ext_authz\.failure_mode_allowed$"
+            rf"^http\.{STAT_PREFIX}\.downstream_(rq|cx)_|^cluster\.{CLUSTER}\.(upstream_rq_retry|upstream_rq_(active|pending)_overflow|retry_or_shadow|outlier_detection\.ejections_(active|enforced_total)$)|^http\.({STAT_PREFIX}|{INNER})\.ext_authz\.failure_mode_allowed$"
         )
         return ProxyStats(
             connections=counted.get(f"{http}downstream_cx_active", 0),
@@ -324,7 +325,9 @@ class Proxy:
             + counted.get(f"{cluster}upstream_rq_pending_overflow", 0),
             ejected=counted.get(f"{cluster}outlier_detection.ejections_active", 0),
             ejections=counted.get(f"{cluster}outlier_detection.ejections_enforced_total", 0),
-            unrouted=counted.get(f"{http}ext_authz.failure_mode_allowed", 0),
+            unrouted=sum(
+                counted.get(f"http.{name}.ext_authz.failure_mode_allowed", 0) for name in (STAT_PREFIX, INNER)
+            ),
             memory_bytes=self._admin.heap_bytes(),
             replicas={
                 place: UpstreamStats(
@@ -362,7 +365,7 @@ class Proxy:
         """
         self._raise_if_dead()
         self._admin.order("/healthcheck/fail")  # this makes it end connections
-        self._admin.order("/drain_listeners")
+        self._admin.order("/drain_listeners?inboundonly")
         return Drain(self.stats, ends=time.monotonic() + within_s)
 
     def drain(self, *, within_s: float) -> int:

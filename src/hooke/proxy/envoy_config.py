@@ -11,6 +11,14 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from hooke.proxy.keeper_config import (
+    INNER,
+    KEEPER_HEADERS,
+    inner_listener,
+    keeper_cluster,
+    keeper_route,
+    outer_log,
+)
 from hooke.proxy.picker_config import picked_host, picker_cluster, picker_filters, picker_route
 from hooke.proxy.proxy_settings import (
     CLUSTER,
@@ -157,11 +165,14 @@ def listener(settings: ProxySettings, low_keys: str = "") -> dict[str, Any]:
 
     Requests whose `authorization` matches `low_keys` are of low priority, as `low_keys_pattern` makes it.
     """
-    chain: dict[str, Any] = {"filters": [{"name": "http", "typed_config": _connections(settings, low_keys)}]}
+    outer = _connections(settings, low_keys, kept=settings.kept)
+    chain: dict[str, Any] = {"filters": [{"name": "http", "typed_config": outer}]}
     if settings.tls is not None:
         chain["transport_socket"] = {"name": "tls", "typed_config": _tls(settings.tls)}
     made: dict[str, Any] = {
         "name": "front",
+        # Of these the drain closes; the inner one is asked until the last request is answered.
+        "traffic_direction": "INBOUND",
         "address": {"socket_address": {"address": settings.address, "port_value": settings.port}},
         # A second Envoy on this port must fail, rather than get half of the connections.
         "enable_reuse_port": False,
@@ -190,20 +201,27 @@ def _tls(tls: ProxyTls) -> dict[str, Any]:
     )
 
 
-def _connections(settings: ProxySettings, low_keys: str) -> dict[str, Any]:
+def _connections(
+    settings: ProxySettings, low_keys: str, *, kept: Sequence[str] = (), prefix: str = STAT_PREFIX
+) -> dict[str, Any]:
+    """Of the outer listener, whose requests for the paths `kept` go to the stream keeper; or of the inner one."""
+    outer = prefix == STAT_PREFIX
     made = typed(
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix=STAT_PREFIX,
+        stat_prefix=prefix,
         codec_type="HTTP1",
         **_who_asks(),
         **_what_is_well_formed(settings),
-        **_how_long(settings),
+        **_how_long(settings, read_s=1 if outer else 0),
         local_reply_config=local_replies(settings),
-        http_filters=_filters(settings),
-        route_config=_routes(settings, low_keys),
+        http_filters=_filters(settings, limited=outer),
+        route_config=_routes(
+            settings, low_keys, kept, FORWARDED if not outer else (*FORWARDED, *KEEPER_HEADERS)
+        ),
     )
     if settings.access_log is not None:
-        made["access_log"] = [{"name": "file", "typed_config": _access_log(str(settings.access_log))}]
+        log = {"name": "file", "typed_config": _access_log(str(settings.access_log))}
+        made["access_log"] = [outer_log(log, kept) if kept else log]
     return made
 
 
@@ -253,20 +271,20 @@ def _what_is_well_formed(settings: ProxySettings) -> dict[str, Any]:
     }
 
 
-def _how_long(settings: ProxySettings) -> dict[str, Any]:
+def _how_long(settings: ProxySettings, read_s: int) -> dict[str, Any]:
+    """`read_s`: seconds for a refused client to read the answer."""
     return {
         "request_headers_timeout": seconds(settings.headers_timeout_s),
         # Headers and body: a replica waits for a body as long as for its own answer.
         "request_timeout": seconds(settings.headers_timeout_s + settings.timeout_s),
         "stream_idle_timeout": seconds(settings.timeout_s + STREAM_SPARE_S),
-        # Time for a refused client to read the answer.
-        "delayed_close_timeout": "1s",
+        "delayed_close_timeout": seconds(read_s),
     }
 
 
-def _filters(settings: ProxySettings) -> list[dict[str, Any]]:
+def _filters(settings: ProxySettings, *, limited: bool) -> list[dict[str, Any]]:
     limit = []
-    if settings.rate_limit is not None:
+    if limited and settings.rate_limit is not None:
         limit.append({"name": "rate_limit", "typed_config": _rate_limit(settings.rate_limit)})
     # Bodies are streamed. If they were buffered, as by Envoy's buffer filter, clients without a token
     # could fill the memory: a replica refuses them after the headers.
@@ -303,13 +321,17 @@ def _rate_limit(rate: int) -> dict[str, Any]:
     )
 
 
-def _routes(settings: ProxySettings, low_keys: str) -> dict[str, Any]:
+def _routes(
+    settings: ProxySettings, low_keys: str, kept: Sequence[str], removed: Sequence[str]
+) -> dict[str, Any]:
     deadline = seconds(settings.timeout_s + GRACE_S)
     # A stream has no deadline as a whole; it ends when it stands still.
     streams = [
         {"match": {"path": path}, "route": {"cluster": CLUSTER, "timeout": "0s"}} for path in settings.streams
     ] + [
-        {
+        keeper_route(path)
+        if path in kept
+        else {
             "match": {"path": path},
             "route": {"cluster": CLUSTER, "timeout": "0s", "idle_timeout": "0s"},
             **(picker_route() if path in settings.prompts else {}),
@@ -318,7 +340,7 @@ def _routes(settings: ProxySettings, low_keys: str) -> dict[str, Any]:
     ]
     return {
         "name": "front",
-        "request_headers_to_remove": list(FORWARDED),
+        "request_headers_to_remove": list(removed),
         **_stream(settings),
         "virtual_hosts": [
             {
@@ -540,11 +562,14 @@ def bootstrap(
     """The configuration. `admin` is the socket of the admin interface; requests with the tokens `low` are of low priority."""
     low_keys = low_keys_pattern(low, high)
     largest = PATTERN + PATTERN_PER_CHARACTER * len(low_keys)
+    listeners = [listener(settings, low_keys)]
+    if settings.kept:
+        listeners.append(inner_listener(_connections(settings, low_keys, prefix=INNER), CONNECTION_BUFFER))
     return {
         "node": {"id": settings.service, "cluster": "hooke"},
         # A socket that only its owner may open: over a port every program of the machine could end Envoy.
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
-        "static_resources": {"listeners": [listener(settings, low_keys)], "clusters": _clusters(settings)},
+        "static_resources": {"listeners": listeners, "clusters": _clusters(settings)},
         "overload_manager": _overload(settings),
         # The pattern of a request's id has a length, and so a larger program than Envoy allows by default.
         "layered_runtime": {
@@ -568,6 +593,7 @@ def bootstrap(
                         {"prefix": f"cluster.{CLUSTER}."},
                         {"exact": f"cluster.{MIRROR_CLUSTER}.version_text"},
                         {"prefix": f"http.{STAT_PREFIX}."},
+                        {"prefix": f"http.{INNER}.ext_authz."},
                         {"prefix": "listener"},
                     ]
                 }
@@ -594,6 +620,8 @@ def _clusters(settings: ProxySettings) -> list[dict[str, Any]]:
     ]
     if settings.prompts:
         made.append(picker_cluster(_to_replicas(), CONNECT_TIMEOUT))
+    if settings.kept:
+        made.append(keeper_cluster(_to_replicas(), CONNECT_TIMEOUT, settings.most_requests))
     if settings.metrics_socket is not None:
         # Relative to Envoy's working directory, its folder: an absolute path may be too long for a socket.
         path = os.path.relpath(settings.metrics_socket, settings.folder)

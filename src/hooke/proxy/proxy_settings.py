@@ -101,6 +101,8 @@ class ProxySettings:
     """Paths whose answers may take long without a byte: the replica says when it is too long."""
     prompts: tuple[str, ...] = ()
     """Those of `unhurried` that ask a language model for tokens: the endpoint picker chooses the replica."""
+    kept: tuple[str, ...] = ()
+    """Those of `prompts` whose streams go on on another replica if their own one ends."""
 
     body_limit: int = 16 << 20
     """Bytes, as in a replica."""

@@ -228,6 +228,16 @@ class UpstreamStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeeperFacts:
+    """What the stream keeper has done so far."""
+
+    resumed: int = 0
+    """How often a stream went on on another replica."""
+    cut: int = 0
+    """Streams that ended with their replica: no other one could go on with them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyStats:
     """The proxy's counters since its start."""
 
@@ -254,6 +264,8 @@ class ProxyStats:
     """Prompts that went to the least busy replica, as the endpoint picker did not answer."""
     prompts: BalancerFacts | None = None
     """What the endpoint picker has done; None for a service that is no language model."""
+    kept: KeeperFacts | None = None
+    """What the stream keeper has done; None where no stream can go on on another replica."""
 
 
 BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -501,6 +513,12 @@ def _proxy(core: Any, stats: ProxyStats | None) -> Iterator[Any]:
     yield _by(counter, "hooke_front_answers", said, "class", stats.answers)
     if stats.prompts is not None:
         yield from _prompts(core, stats.prompts, stats.unrouted)
+    if stats.kept is not None:
+        said = "Streams that went on on another replica when theirs ended."
+        yield counter("hooke_front_streams_resumed", said, value=stats.kept.resumed)
+        yield counter(
+            "hooke_front_streams_cut", "Streams that ended with their replica.", value=stats.kept.cut
+        )
 
 
 def _prompts(core: Any, facts: BalancerFacts, unrouted: int) -> Iterator[Any]:

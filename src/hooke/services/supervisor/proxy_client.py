@@ -81,6 +81,8 @@ def make_proxy_settings(
         streams=tuple(f"/{name}" for name, method in methods_of(declared).items() if method.kind in streams),
         unhurried=unhurried_paths(declared),
         prompts=unhurried_paths(declared),
+        # Engines do not say which tokens they have sent.
+        kept=unhurried_paths(declared) if declared.idempotent and declared.command is None else (),
         low_key_files=low_keys,
         key_files=keys,
     )

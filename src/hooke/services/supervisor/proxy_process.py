@@ -24,7 +24,9 @@ from hooke.proxy.activator import ACTIVATOR_SOCKET, Activator, HoldFacts
 from hooke.proxy.endpoint_picker import EndpointPicker
 from hooke.proxy.envoy import Drain, Proxy
 from hooke.proxy.held_requests import HoldLimits
+from hooke.proxy.known_tokens import KnownTokens
 from hooke.proxy.proxy_settings import ProxySettings, Upstream
+from hooke.proxy.stream_keeper import StreamKeeper
 from hooke.services.supervisor import control_channel as messages
 from hooke.serving.auth import read_token
 from hooke.serving.metrics import ProxyStats
@@ -62,6 +64,7 @@ class _ProxyProcess:
         self._token_files = tuple(Path(file) for file in order.token_files)
         self._activator: Activator | None = None
         self._picker: EndpointPicker | None = None
+        self._keeper: StreamKeeper | None = None
         self._picked: dict[str, str] = {}
         """The replicas that Envoy has, by name and address."""
         self._try_at = 0.0
@@ -86,8 +89,7 @@ class _ProxyProcess:
         """Run until an order to stop, Envoy's death, or the end of the lease."""
         signal.signal(signal.SIGTERM, lambda *_: self._end())
         try:
-            if self._proxy.settings.prompts:
-                self._picker = self._started_picker()
+            self._start_threads()
             self._proxy.start(self._upstreams(self._first), share=_share_of(self._first))
             self._pick_among(self._first)
             self._up = True
@@ -104,10 +106,9 @@ class _ProxyProcess:
             return 1
         finally:
             self._proxy.stop()
-            if self._picker is not None:
-                self._picker.close()
-            if self._activator is not None:
-                self._activator.close()
+            for each in (self._keeper, self._picker, self._activator):
+                if each is not None:
+                    each.close()
         return 0
 
     def _state(self) -> bytes | None:
@@ -131,8 +132,11 @@ class _ProxyProcess:
         if now - self._looked >= STATS_EVERY_S:
             self._looked, self._stats = now, None
             with contextlib.suppress(HookeError, OSError):  # its death is noticed by `run`
-                prompts = self._picker.facts() if self._picker is not None else None
-                self._stats = dataclasses.replace(self._proxy.stats(), prompts=prompts)
+                self._stats = dataclasses.replace(
+                    self._proxy.stats(),
+                    prompts=self._picker.facts() if self._picker is not None else None,
+                    kept=self._keeper.facts() if self._keeper is not None else None,
+                )
         return self._stats
 
     def _obey(self, message: bytes) -> None:
@@ -229,12 +233,17 @@ class _ProxyProcess:
     def _tokens(self) -> list[str] | None:
         return [read_token(file) for file in self._token_files] or None
 
-    def _started_picker(self) -> EndpointPicker:
-        folder = self._proxy.settings.folder
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        made = EndpointPicker(folder, tokens=self._tokens)
-        made.start()
-        return made
+    def _start_threads(self) -> None:
+        """Those that a language model needs. Each reads the tokens for itself."""
+        settings = self._proxy.settings
+        if not settings.prompts:
+            return
+        settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._picker = EndpointPicker(settings.folder, tokens=KnownTokens(self._tokens))
+        self._picker.start()
+        if settings.kept:
+            self._keeper = StreamKeeper(settings, tokens=KnownTokens(self._tokens))
+            self._keeper.start()
 
     def _started_activator(self) -> Activator:
         settings = self._proxy.settings

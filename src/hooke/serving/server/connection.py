@@ -151,7 +151,9 @@ class EndpointThread:
 
     async def _serve(self, listening: socket.socket) -> None:
         connections = Connections(self._handle, self.limits, {})
-        server = await asyncio.get_running_loop().create_server(connections.make, sock=listening)
+        server = await asyncio.get_running_loop().create_server(
+            connections.make, sock=listening, backlog=self.limits.connections
+        )
         looking = asyncio.create_task(keep_looking(connections))
         await self._ends.wait()
         server.close()

@@ -1,0 +1,220 @@
+"""The stream keeper: a language model's stream that has begun goes on on another replica if its own one ends.
+
+It is a thread of the proxy's process. Envoy sends it the requests for tokens, and it asks Envoy for them again, at a socket of its own, where the
+endpoint picker, limits and further tries are. It keeps each request until it is answered, and of a stream the tokens that its client has:
+`serving/openai/resumption.py` says how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hooke.processes.channel import connect_to, listen_at
+from hooke.proxy.keeper_config import INNER_SOCKET, KEEPER_SOCKET
+from hooke.proxy.known_tokens import KnownTokens
+from hooke.proxy.proxy_settings import ProxySettings
+from hooke.serving.http import ATTEMPT, Exchange, HttpOptions, Wire
+from hooke.serving.limits import BodyMemory, ConnectionLimits
+from hooke.serving.metrics import KeeperFacts
+from hooke.serving.openai.engine_client import EngineAnswer, EngineClient, EngineLost, Header
+from hooke.serving.openai.messages import error_body
+from hooke.serving.openai.resumption import ResumedStream, resumed_body, take_marks
+from hooke.serving.problems import (
+    RESUMABLE_HEADER,
+    RESUMED_HEADER,
+    STREAM_HEADER,
+    VERSION_HEADER,
+    Problem,
+)
+from hooke.serving.request_context import CallerGone, DeadlineWatch
+from hooke.serving.server.connection import EndpointThread
+
+__all__ = ["StreamKeeper"]
+
+HEAD_BYTES = 96 << 10
+"""More than Envoy lets through."""
+MEMORY = 256 << 20
+"""Bytes of requests that are kept; who comes then is refused by 503, as by a replica without memory."""
+DAY_S = 86_400.0
+"""Replicas and Envoy say when something takes too long."""
+WATCHED_EVERY_S = 0.05
+WITHIN_S = 60.0
+"""How long another replica is looked for: one that is started anew may load weights."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 1.0
+"""Between two tries, and twice as long before each further one."""
+MOST_FRUITLESS = 2
+"""Replicas that may end with a stream before its next token: it may be what ends them."""
+AGAIN = frozenset({409, 429, 503})
+"""A replica of another version, a full one, or none that is ready."""
+_CONNECTIONS_OWN = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade", b"transfer-encoding"})  # fmt: skip
+_NOT_ASKED = _CONNECTIONS_OWN | {b"content-length", b"expect", ATTEMPT, STREAM_HEADER.encode()}
+_NOT_ANSWERED = _CONNECTIONS_OWN | {b"date", b"x-request-id"}
+_RESUMABLE, _VERSION = RESUMABLE_HEADER.encode(), VERSION_HEADER.encode()
+
+_log = logging.getLogger("hooke")
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """A request, and the tokens of its stream that the client has."""
+
+    exchange: Exchange
+    body: bytes
+    tokens: list[tuple[int, int]] = field(default_factory=list)
+    told: str = ""
+    """As in `ResumedStream`."""
+    fruitless: int = 0
+    """Replicas that have ended since the last token."""
+
+    def headers(self, more: tuple[Header, ...]) -> list[Header]:
+        """Those that the next one gets: without what is of one connection only."""
+        instead = {name for name, _ in more}
+        sent = [
+            pair for pair in self.exchange.raw_headers if pair[0] not in _NOT_ASKED and pair[0] not in instead
+        ]
+        return [*sent, *more]
+
+
+class StreamKeeper:
+    """Runs from `start` to `close`. Any thread may call its methods."""
+
+    def __init__(self, settings: ProxySettings, *, tokens: KnownTokens) -> None:
+        """A request without one of `tokens` is not kept: a replica refuses it by its headers."""
+        self._path = settings.folder / KEEPER_SOCKET
+        self._tokens = tokens
+        self._resumed = self._cut = 0
+        self._inner = _Inner(settings.folder / INNER_SOCKET)
+        self._client: EngineClient | None = None
+        self._watch: DeadlineWatch | None = None
+        self._options = HttpOptions(
+            body_limit=settings.body_limit,
+            timeout_s=settings.timeout_s,
+            bodies=BodyMemory(max(MEMORY, settings.body_limit)),
+            error_body=error_body,
+        )
+        limits = ConnectionLimits(connections=settings.most_connections, head_bytes=HEAD_BYTES)
+        self._thread = EndpointThread(self.serve, limits, "hooke-streams")
+
+    def start(self) -> None:
+        """Listen. Raises OSError."""
+        self._thread.start(listen_at(self._path))
+
+    def close(self) -> None:
+        """End, and cut what is open."""
+        self._thread.close()
+        self._path.unlink(missing_ok=True)
+
+    def facts(self) -> KeeperFacts:
+        """What it has done."""
+        return KeeperFacts(resumed=self._resumed, cut=self._cut)
+
+    async def serve(self, wire: Wire) -> None:
+        """Have one request answered. What ends before its last byte is cut, so that no client takes it for the whole."""
+        if self._client is None or self._watch is None:
+            self._client, self._watch = EngineClient(self._inner, ()), DeadlineWatch(WATCHED_EVERY_S)
+        exchange = Exchange(wire, self._options)
+        try:
+            allowed = self._tokens.allow(exchange.headers.get(b"authorization", b""))
+            if allowed:
+                exchange.admitted()
+            kept = _Kept(exchange, await exchange.body() if allowed else b"")
+            await self._watch.over(self._relay(kept, self._client), exchange.gone, float("inf"))
+        except (Problem, EngineLost) as error:
+            if not exchange.status:
+                said = "the replica ended before its answer; the request may have been done"
+                await exchange.refuse(error if isinstance(error, Problem) else Problem(502, said))
+        except CallerGone:
+            pass
+        finally:
+            if exchange.held:
+                self._options.bodies.give(exchange.held)
+
+    async def _relay(self, kept: _Kept, client: EngineClient) -> None:
+        """Pass on an answer, of one replica after the other if need be. Raises EngineLost, Problem."""
+        exchange, held = kept.exchange, b""
+        answer = await self._ask(kept, client, kept.body, (_RESUMABLE, b"1"))
+        try:
+            kept.told = answer.header(_RESUMABLE).decode("latin-1") if answer.status == 200 else ""
+            dropped = _NOT_ANSWERED | ({_RESUMABLE, b"content-length"} if kept.told else set())
+            await exchange.begin(answer.status, *[pair for pair in answer.headers if pair[0] not in dropped])
+            while True:
+                try:
+                    data = await answer.piece()
+                except EngineLost:
+                    answer.close()
+                    held, kept.fruitless = b"", kept.fruitless + 1
+                    answer = await self._go_on(kept, client)
+                    continue
+                if not data:
+                    await exchange.end(held)
+                    return
+                if kept.told:
+                    before = len(kept.tokens)
+                    data, held = take_marks(held + data, kept.tokens)
+                    if len(kept.tokens) > before:
+                        kept.fruitless = 0
+                if data:
+                    await exchange.piece(data)
+        finally:
+            answer.close()
+
+    async def _go_on(self, kept: _Kept, client: EngineClient) -> EngineAnswer:
+        """The answer of another replica from where the stream is. Raises EngineLost, Problem if there is none."""
+        ends, wait_s, tries = time.monotonic() + WITHIN_S, FIRST_WAIT_S, 0
+        versions = (kept.exchange.headers.get(_VERSION, b""), b"old", b"new")
+        while kept.told and kept.fruitless <= MOST_FRUITLESS and time.monotonic() < ends:
+            stream = ResumedStream(told=kept.told, tokens=kept.tokens)
+            body, size = resumed_body(kept.body, stream)
+            version = versions[tries % len(versions)]
+            more = (
+                (_RESUMABLE, b"1"),
+                (RESUMED_HEADER.encode(), b"%d" % size),
+                *([(_VERSION, version)] if version else []),
+            )
+            try:
+                answer = await self._ask(kept, client, body, *more)
+            except EngineLost:
+                kept.fruitless += 1
+                continue
+            if answer.status == 200:
+                self._resumed += 1
+                return answer
+            said = await answer.whole(1 << 16)
+            answer.close()
+            if answer.status not in AGAIN:
+                _log.warning(
+                    "a stream cannot go on: a replica answered %d: %s",
+                    answer.status,
+                    said[:300].decode("utf-8", "replace"),
+                )
+                break
+            tries += 1
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+        self._cut += 1
+        raise EngineLost("no other replica goes on with the stream")
+
+    @staticmethod
+    async def _ask(kept: _Kept, client: EngineClient, body: bytes, *more: Header) -> EngineAnswer:
+        exchange = kept.exchange
+        return await client.ask(
+            exchange.verb.encode(), exchange.target, kept.headers(more), body, silence_s=DAY_S
+        )
+
+
+class _Inner:
+    """Envoy's socket for the requests that are kept: an `EngineRoad`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def connect(self, make: Any) -> Any:
+        """A connection to it. Raises OSError."""
+        made = connect_to(self._path)
+        made.setblocking(False)
+        return await asyncio.get_running_loop().create_unix_connection(make, sock=made)
