@@ -1,4 +1,4 @@
-"""CPU of a streamed token, without that of the model: of Hooke's replica, of Envoy before it, and of LitServe.
+"""CPU of a streamed token, without that of the model: of Hooke's replica, of Envoy and the stream keeper before it, and of LitServe.
 
     python -m benchmarks.serving.token_cost --record
 
@@ -100,11 +100,14 @@ async def streamed(port: int, model: str, streams: int, each: int, tokens: int) 
 
 
 def cpu_by_process(server: Server) -> dict[str, float]:
-    """Seconds of user and system time so far, of Envoy and of all else."""
+    """Seconds of user and system time so far, of Envoy, of the proxy's own process, which has the stream keeper, and of all else."""
     found: dict[str, float] = defaultdict(float)
     whole = psutil.Process(server.process.pid)
     for one in [whole, *whole.children(recursive=True)]:
-        role = "envoy" if "envoy" in one.name() else "rest"
+        if "envoy" in one.name():
+            role = "envoy"
+        else:
+            role = "keeper" if any("proxy_process" in part for part in one.cmdline()) else "rest"
         found[role] += sum(one.cpu_times()[:2])
     return found
 
@@ -120,7 +123,12 @@ def measured(server: Server, model: str, streams: int, tokens: int) -> dict[str,
         raise RuntimeError(f"{events} events for {counted} tokens; {count} were asked for")
     own = (given[1] - handled[1]) / 1000 / counted
     spent = {role: 1e6 * (after[role] - before[role]) / count for role in after}
-    return {"envoy": spent.get("envoy", 0.0), "replica": spent["rest"] - own, "model": own}
+    return {
+        "envoy": spent.get("envoy", 0.0),
+        "keeper": spent.get("keeper", 0.0),
+        "replica": spent["rest"] - own,
+        "model": own,
+    }
 
 
 def compared(
@@ -146,8 +154,8 @@ def compared(
 def table(record: Mapping[str, Any]) -> str:
     """The record as a table of Markdown: microseconds of CPU for a token."""
     lines = [
-        "| streams at once | Hooke's replica | with Envoy before it: replicas and their supervisor | Envoy | LitServe |",
-        "|---:|---:|---:|---:|---:|",
+        "| streams at once | Hooke's replica | with Envoy before it: replicas and their supervisor | Envoy | stream keeper | LitServe |",
+        "|---:|---:|---:|---:|---:|---:|",
     ]
 
     def median(server: str, streams: str, part: str) -> str:
@@ -159,6 +167,7 @@ def table(record: Mapping[str, Any]) -> str:
             median("Hooke", streams, "replica"),
             median(both, streams, "replica"),
             median(both, streams, "envoy"),
+            median(both, streams, "keeper"),
             median("LitServe", streams, "replica"),
         ]
         lines.append(f"| {streams} | {' | '.join(cells)} |")

@@ -1,4 +1,4 @@
-"""What a process has once: hooks after a fork, environment variables, a garbage collector, and a place in a gang."""
+"""What a process has once: hooks after a fork, environment variables, a garbage collector, a limit of open files, and a place in a gang."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ __all__ = [
     "keep_imports",
     "most_ranks",
     "on_fork",
+    "raise_open_files",
     "set_variables",
     "variables_here",
     "with_variables",
@@ -217,3 +218,14 @@ MOST_RANKS = "HOOKE_MOST_RANKS"
 def most_ranks() -> int:
     """The most ranks that the elastic gang of this process may have; 0 outside one."""
     return int(os.environ.get(MOST_RANKS, "0"))
+
+
+def raise_open_files() -> int:
+    """Raise the limit of open files as far as that is allowed; returns it."""
+    import resource  # not on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 16)
+    if wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted

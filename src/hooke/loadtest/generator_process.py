@@ -12,7 +12,6 @@ import gc
 import math
 import os
 import re
-import resource
 import signal
 import socket
 import ssl
@@ -29,6 +28,7 @@ import msgspec
 import numpy as np
 import uvloop
 
+from hooke.base.this_process import raise_open_files
 from hooke.loadtest.generator_protocol import Fate, Goal, Level, LevelReport, Question, encode
 from hooke.processes.channel import LENGTH_BYTES, framed
 
@@ -545,7 +545,7 @@ async def _serve(parent: socket.socket) -> None:
         asked = loop.create_task(_question(reader))
         match question:
             case Goal():
-                most = min(question.connections, _files() - SPARE_FILES)
+                most = min(question.connections, raise_open_files() - SPARE_FILES)
                 sender = Sender(msgspec.structs.replace(question, connections=most))
             case Level() if sender is not None:
                 running = loop.create_task(sender.run(question))
@@ -560,15 +560,6 @@ async def _serve(parent: socket.socket) -> None:
                     await writer.drain()
             case _:
                 pass  # a Stop after its level was over
-
-
-def _files() -> int:
-    """The limit of open files, raised as far as allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 16)
-    if wanted > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
 
 
 async def _question(reader: asyncio.StreamReader) -> Question | None:

@@ -31,19 +31,17 @@ INNER = "inner"
 """The name of the inner listener, also in statistics."""
 KEEPER_HEADERS = (RESUMABLE_HEADER, RESUMED_HEADER)
 """Of the keeper's: a client's own are dropped."""
-REACHED = 3
-"""Tries to connect to the keeper."""
 
 
 def keeper_route(path: str) -> dict[str, Any]:
-    """Of the outer listener. Nothing is asked twice: the inner one has the further tries."""
+    """Of the outer listener. Nothing is asked twice, so no body is kept: the inner one has the further tries."""
     return {
         "match": {"path": path},
         "route": {
             "cluster": KEEPER_CLUSTER,
             "timeout": "0s",
             "idle_timeout": "0s",
-            "retry_policy": {"retry_on": "connect-failure", "num_retries": REACHED},
+            "retry_policy": {"num_retries": 0},
         },
     }
 
@@ -55,7 +53,6 @@ def keeper_cluster(options: dict[str, Any], connect_timeout: str, most_requests:
         "max_connections": most_requests,
         "max_pending_requests": most_requests,
         "max_requests": most_requests,
-        "max_retries": most_requests,
     }
     return {
         "name": KEEPER_CLUSTER,

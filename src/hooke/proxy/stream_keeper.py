@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hooke.base.this_process import raise_open_files
 from hooke.processes.channel import connect_to, listen_at
 from hooke.proxy.keeper_config import INNER_SOCKET, KEEPER_SOCKET
 from hooke.proxy.known_tokens import KnownTokens
 from hooke.proxy.proxy_settings import ProxySettings
 from hooke.serving.http import ATTEMPT, Exchange, HttpOptions, Wire
-from hooke.serving.limits import BodyMemory, ConnectionLimits
+from hooke.serving.limits import SPARE_FILES, BodyMemory, ConnectionLimits
 from hooke.serving.metrics import KeeperFacts
 from hooke.serving.openai.engine_client import EngineAnswer, EngineClient, EngineLost, Header
 from hooke.serving.openai.messages import error_body
@@ -97,7 +98,9 @@ class StreamKeeper:
             bodies=BodyMemory(max(MEMORY, settings.body_limit)),
             error_body=error_body,
         )
-        limits = ConnectionLimits(connections=settings.most_connections, head_bytes=HEAD_BYTES)
+        # Each takes two: to its client, and to a replica.
+        most = min(settings.most_connections, (raise_open_files() - SPARE_FILES) // 2)
+        limits = ConnectionLimits(connections=most, head_bytes=HEAD_BYTES)
         self._thread = EndpointThread(self.serve, limits, "hooke-streams")
 
     def start(self) -> None:

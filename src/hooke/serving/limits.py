@@ -22,6 +22,7 @@ __all__ = [
     "MOST_KEYS",
     "OVER_KEY_LIMIT",
     "SMALL_BODY",
+    "SPARE_FILES",
     "BodyMemory",
     "ConnectionLimits",
     "KeyRates",

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 import httptools
+import uvloop
 
 from hooke.serving.limits import ConnectionLimits
 from hooke.serving.metrics import Refusals
@@ -107,7 +108,7 @@ async def keep_looking(connections: Connections) -> None:
 
 
 class EndpointThread:
-    """Answers the proxy's requests on a socket, in a thread of its own, from `start` to `close`."""
+    """Answers the proxy's requests on a unix socket, in a thread of its own, from `start` to `close`."""
 
     def __init__(self, handle: Handle, limits: ConnectionLimits, name: str) -> None:
         self.limits = limits
@@ -120,7 +121,7 @@ class EndpointThread:
     def start(self, listening: socket.socket) -> None:
         """Serve on this socket, which is closed at the end."""
         listening.setblocking(False)
-        self._loop = asyncio.new_event_loop()  # uvloop takes no unix socket that it did not make itself
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(listening,), name=self._name, daemon=True)
         self._thread.start()
 
@@ -151,7 +152,7 @@ class EndpointThread:
 
     async def _serve(self, listening: socket.socket) -> None:
         connections = Connections(self._handle, self.limits, {})
-        server = await asyncio.get_running_loop().create_server(
+        server = await asyncio.get_running_loop().create_unix_server(
             connections.make, sock=listening, backlog=self.limits.connections
         )
         looking = asyncio.create_task(keep_looking(connections))
