@@ -83,7 +83,7 @@ class TokenRequest:
     names: tuple[Hashable, ...] = ()
     """Of the full pages of its prompt: each names all tokens up to its end."""
     answered: int = 0
-    """Tokens of the answer so far."""
+    """Tokens of the answer so far. If some are there when it is offered, another scheduler's model gave them."""
     computed: int = 0
     """Tokens, of the prompt and the answer, that the model has seen and still has in memory."""
     reused: int = 0
@@ -101,6 +101,11 @@ class TokenRequest:
     def length(self) -> int:
         """Its tokens so far."""
         return self.prompt + self.answered
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it was begun before, here or elsewhere: it is answered, however long it waits."""
+        return bool(self.evictions or self.answered)
 
 
 class Piece(NamedTuple):
@@ -188,7 +193,7 @@ class TokenLoad(msgspec.Struct, frozen=True, kw_only=True):
     answer_tokens: int = 0
     """Of their answers."""
     given: int = 0
-    """Tokens of answers, also of those that have not ended."""
+    """Tokens of answers that were computed here, also of those that have not ended."""
     left: int = 0
     """Requests whose clients left in the middle of their answers."""
     work: StepWork = StepWork(0, 0, 0, 0)
@@ -242,7 +247,7 @@ class TokenScheduler:
         self._begin_user(request.user)
         line = self._line(request)
         at = len(line)
-        while at and line[at - 1].deadline > request.deadline and not line[at - 1].evictions:
+        while at and not line[at - 1].goes_on and (request.goes_on or line[at - 1].deadline > request.deadline):
             at -= 1
         line.insert(at, request)
         self.waiting += 1
@@ -313,7 +318,7 @@ class TokenScheduler:
 
     def expired(self, now: float) -> list[TokenRequest]:
         """Those that have waited past their deadlines; they are given up."""
-        waits = [each for line in self._lines.values() for each in line if not each.evictions]
+        waits = [each for line in self._lines.values() for each in line if not each.goes_on]
         late = [each for each in waits if each.deadline <= now]
         for request in late:
             request.ended = True

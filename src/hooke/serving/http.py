@@ -16,6 +16,7 @@ from hooke.serving.problems import (
     MEDIA_TYPE,
     PRIORITY_HEADER,
     REPEATABLE,
+    RESUMED_HEADER,
     RETRY_HEADER,
     STREAM_HEADER,
     TIMEOUT_HEADER,
@@ -34,6 +35,7 @@ ATTEMPT = b"x-envoy-attempt-count"
 """The number of times the proxy has sent this request."""
 _STREAM = STREAM_HEADER.encode()
 _PRIORITY = PRIORITY_HEADER.encode()
+_RESUMED = RESUMED_HEADER.encode()
 _ONCE_MORE = (RETRY_HEADER.encode(), REPEATABLE.encode())
 _CLOSE = ((b"connection", b"close"),)
 _DIGITS = 4
@@ -251,6 +253,11 @@ class Exchange:
     def stream(self) -> bytes | None:
         """Names the request for all its tries; None if it did not come from the proxy of an idempotent service."""
         return self.headers.get(_STREAM)
+
+    @property
+    def resumed(self) -> bytes | None:
+        """If its stream began on another replica: the bytes at the end of its body that say so."""
+        return self.headers.get(_RESUMED)
 
     def json_body_now(self) -> bytes | None:
         """As `json_body`, if it needs no waiting; otherwise None. Raises Problem (413)."""

@@ -82,6 +82,8 @@ class Replica:
 
     report_soon: Callable[[], None] | None = None
     """Called in any thread when a language model has nothing more to do; to be set before `start`."""
+    version = ""
+    """What replicas of the same code and weights have in common: only these go on with one another's streams of tokens. Empty: none does. To be set before `start`."""
 
     def __init__(
         self,
@@ -241,6 +243,8 @@ class Replica:
             self.routes[f"/{name}"].verbs["POST"] = partial(self.calls.answer, method)
         self._inference.start(self.calls, bound)
         if self._openai is not None:
+            if isinstance(self._openai, OpenAIRoutes):
+                self._openai.version = self.version
             self._openai.start(self.calls, self.made, self.report_soon)
         self.ready_at = time.time()
         self._state = State.READY
@@ -412,7 +416,7 @@ class Replica:
         number = self._auth.keys.index(key)
         if key.tokens_per_minute is not None:
             exchange.tokens = self.key_rates.tokens(number, key.client, key.tokens_per_minute)
-        if key.rate is None or exchange.tried:
+        if key.rate is None or exchange.tried or exchange.resumed is not None:
             return
         wait_s = self.key_rates.wait_s(number, key.rate, time.monotonic())
         if wait_s:

@@ -137,9 +137,9 @@ def test_what_is_not_a_call_is_text(client):
 )
 def test_in_whatever_parts_an_answer_comes_its_calls_are_the_same(parts, draw):
     text = "".join(parts)
-    whole = ToolCallReader(FORM)
+    whole = ToolCallReader(FORM, "id")
     expected_text, expected = whole.read(text, last=True)
-    reader, said, calls, at = ToolCallReader(FORM), "", [], 0
+    reader, said, calls, at = ToolCallReader(FORM, "id"), "", [], 0
     while at < len(text):
         size = draw.randint(1, 4)
         more, found = reader.read(text[at : at + size], last=False)

@@ -280,7 +280,7 @@ def _make_replica(
     room = body_room(declared, project, memory_bytes=order.memory_bytes, among=order.among)
     auth = dataclasses.replace(generation.make_auth(), keys=api_keys(declared, project))
     replica = Replica(declared, auth=auth, body_room=room)
-    replica.scheme = order.scheme
+    replica.scheme, replica.version = order.scheme, generation.key
     label = version_label(generation.values())
     replica.observer = make_observer(declared, generation.observe, version=label, replica=order.name)
     if order.key_rates:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -332,15 +331,20 @@ def usage(prompt: int, answer: int, cached: int) -> dict[str, Any]:
 class AnswerWriter:
     """Writes the answer to one request of chat or completions."""
 
-    def __init__(self, asked: AskedAnswer, identity: str) -> None:
+    resumable = True
+    """Whether another replica can go on with its stream."""
+
+    def __init__(self, asked: AskedAnswer, identity: str, created: int) -> None:
+        """`created`: when the request came, in seconds since 1970."""
         self._asked = asked
+        self.created = created
         self.n = asked.n
         """Answers to each prompt."""
         kind = "chat.completion" if asked.chat else "text_completion"
         self._head: dict[str, Any] = {
             "id": f"{'chatcmpl' if asked.chat else 'cmpl'}-{identity}",
             "object": kind,
-            "created": int(time.time()),
+            "created": created,
             "model": asked.model,
         }
         self._chunk = self._head | ({"object": "chat.completion.chunk"} if asked.chat else {})
@@ -369,7 +373,7 @@ class AnswerWriter:
 
     def more(self, index: int, update: TokenUpdate, at: int) -> bytes:
         """The event of a token, whose text begins `at` so many letters into the answer."""
-        text, tokens, reason, calls = update
+        text, tokens, reason, calls, _ = update
         logprobs = self._logprobs(tokens, at)
         if not self._asked.chat:
             return self._event(index, text, logprobs, reason)

@@ -6,8 +6,8 @@ import asyncio
 import base64
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -31,10 +31,11 @@ from hooke.serving.openai.messages import (
     usage,
 )
 from hooke.serving.openai.responses import ResponseBody, ResponseEvents, read_response
+from hooke.serving.openai.resumption import StreamOrigin, mark, read_resumed
 from hooke.serving.openai.sampling import ChosenToken
 from hooke.serving.openai.token_engine import GrowingAnswer, TokenEngine, TokenUpdate
 from hooke.serving.openai.tools import ToolCall, ToolCallReader, ToolForm, takes_tools
-from hooke.serving.problems import PASSED_ON, Problem, WrongField, too_many
+from hooke.serving.problems import PASSED_ON, RESUMABLE_HEADER, Problem, WrongField, too_many
 from hooke.serving.routes import Operation, Route
 from hooke.serving.service import Service
 from hooke.serving.token_metrics import TokenFamily
@@ -48,12 +49,16 @@ UNHURRIED = (CHAT, COMPLETIONS, RESPONSES)
 STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"))
 A = TypeVar("A", bound=AskedAnswer)
 AnyWriter: TypeAlias = AnswerWriter | ResponseEvents
+_RESUMABLE = RESUMABLE_HEADER.encode()
 LOW = -1
 """The urgency of a request that may wait for others."""
 
 
 class OpenAIRoutes:
     """Serves the protocol for one replica, once `start` has brought the engine."""
+
+    version = ""
+    """As that of its `Replica`."""
 
     def __init__(self, declared: Service) -> None:
         self._declared = declared
@@ -158,10 +163,11 @@ class OpenAIRoutes:
         return self._engine, self._calls
 
     async def _answer(
-        self, exchange: Exchange, read: Callable[[bytes], A], write: Callable[[A, str], AnyWriter]
+        self, exchange: Exchange, read: Callable[[bytes], A], write: Callable[[A, str, int], AnyWriter]
     ) -> None:
         engine, calls = self._ready()
-        asked = read(await calls.body(exchange.json_body()))
+        body, resumed = self._resumed(exchange, await calls.body(exchange.json_body()))
+        asked = read(body)
         self._check_model(asked.model)
         self._check_tokens(asked, engine)
         count = len(asked.prompts) * asked.n
@@ -169,11 +175,13 @@ class OpenAIRoutes:
             said = f"{count} answers are asked for at once; at most {engine.limits.max_waiting} requests may wait"
             raise Problem(400, said)
         constraints = await self._constrained(asked, count)
+        created = int(time.time()) if resumed is None else resumed.origin.created
+        writer = write(asked, exchange.id.decode(), created)
+        forced = _forced(resumed, asked, writer, count) if resumed is not None else [None] * count
         self._check_room(engine, calls, count, exchange)
         answers = [
-            self._answer_to(asked, prompt, number, exchange)
-            for prompt in asked.prompts
-            for number in range(asked.n)
+            self._answer_to(asked, at, exchange, created, forced_tokens)
+            for at, forced_tokens in enumerate(forced)
         ]
         answers[0].identity = exchange.id.decode()
         for at, answer in enumerate(answers):
@@ -181,21 +189,42 @@ class OpenAIRoutes:
                 answer.like = answers[at - at % asked.n]
         for answer, constraint in zip(answers, constraints, strict=False):
             answer.constraint = constraint
-        writer = write(asked, exchange.id.decode())
+        marked = bool(self.version) and _RESUMABLE in exchange.headers and writer.resumable
+        stream = _Stream(writer, answers, resumed, version=self.version if marked else "")
         try:
             with calls.unbatched(lambda: _broke_slo(engine, answers)):
                 engine.submit(answers)
-                send = self._stream if asked.stream else self._whole
-                await calls.watched(send(exchange, writer, answers), exchange, exchange.path, math.inf)
+                sent = (
+                    self._stream(exchange, stream, engine)
+                    if asked.stream
+                    else self._whole(exchange, writer, answers)
+                )
+                await calls.watched(sent, exchange, exchange.path, math.inf)
         except Problem as problem:
             _count_refusal(calls, problem)
             if not exchange.status:
                 raise
-            await exchange.end(writer.failed(problem))  # the process ends, and cuts the stream
+            if not marked:  # else the connection is cut, and another replica goes on
+                await exchange.end(writer.failed(problem))  # the process ends, and cuts the stream
         finally:
             engine.cancel(answers)
             for each in answers:
                 each.end()
+
+    def _resumed(self, exchange: Exchange, body: bytes) -> tuple[bytes, _Resumed | None]:
+        """The client's own body, and what is known of its stream if that began on another replica. Raises Problem: 400, 409 if that one had another version."""
+        size = exchange.resumed
+        if size is None:
+            return body, None
+        try:
+            body, stream = read_resumed(body, size)
+            origin = msgspec.json.decode(stream.told, type=StreamOrigin)
+        except ValueError as error:
+            raise Problem(400, f"resumed stream: {error}") from None
+        if not self.version or origin.version != self.version:
+            said = f"the stream began on another version of {self._declared.name}, and cannot go on here"
+            raise Problem(409, said, reason="another version")
+        return body, _Resumed(origin, stream.tokens)
 
     def _check_tokens(self, asked: AskedAnswer, engine: TokenEngine) -> None:
         """Raises Problem for prompts as tokens that the model may not have."""
@@ -239,7 +268,16 @@ class OpenAIRoutes:
             said = f"{engine.limits.max_waiting} requests are already waiting"
             raise too_many(said, retry_after_s=1, pass_on=pass_on)
 
-    def _answer_to(self, asked: AskedAnswer, prompt: Any, number: int, exchange: Exchange) -> GrowingAnswer:
+    def _answer_to(
+        self,
+        asked: AskedAnswer,
+        at: int,
+        exchange: Exchange,
+        created: int,
+        forced: Sequence[int] | None,
+    ) -> GrowingAnswer:
+        """The answer of this number, of all those to all prompts."""
+        prompt, number = asked.prompts[at // asked.n], at % asked.n
         sampling = asked.sampling
         if number and sampling.seed is not None:
             sampling = replace(sampling, seed=sampling.seed + number)
@@ -254,11 +292,16 @@ class OpenAIRoutes:
             pass_on=exchange.can_pass_on,
             reservation=(
                 TokenReservation(exchange.tokens, with_prompt=not number)
-                if exchange.tokens is not None
+                if exchange.tokens is not None and forced is None  # it is paid for
                 else None
             ),
             tools=asked.tools,
-            reader=ToolCallReader(self._form) if asked.tools is not None and self._form is not None else None,
+            reader=(
+                ToolCallReader(self._form, f"{exchange.id.decode()} {created} {at}")
+                if asked.tools is not None and self._form is not None
+                else None
+            ),
+            forced=forced,
         )
 
     async def _whole(self, exchange: Exchange, writer: AnyWriter, answers: Sequence[GrowingAnswer]) -> None:
@@ -267,27 +310,24 @@ class OpenAIRoutes:
             each.end()
         await exchange.answer(200, writer.whole(whole, _usage(answers, writer.n)), JSON, *_limits(exchange))
 
-    async def _stream(self, exchange: Exchange, writer: AnyWriter, answers: Sequence[GrowingAnswer]) -> None:
-        updates = _merged(answers)
+    async def _stream(self, exchange: Exchange, stream: _Stream, engine: TokenEngine) -> None:
+        updates = await stream.updates()
         try:
             # The first token decides the status: an error before it is a plain refusal.
-            index, update = await anext(updates)
-            await exchange.begin(200, *STREAM_HEADERS, *_limits(exchange))
-            lengths = [0] * len(answers)
-            begun: set[int] = set()
+            following = await anext(updates, None)
+            await exchange.begin(200, *STREAM_HEADERS, *_limits(exchange), *stream.headers())
             end = b""
             while not end:
-                head = b"" if index in begun else writer.first(index)
-                begun.add(index)
-                data = writer.more(index, update, lengths[index])
-                lengths[index] += sum(len(each.text) for each in update.tokens)
-                await exchange.piece(head + data)
+                if following is None:
+                    end = stream.last()
+                    break
+                await exchange.piece(stream.events(*following))
                 try:
-                    index, update = await anext(updates)
-                except StopAsyncIteration:
-                    end = writer.last(_usage(answers, writer.n))
+                    following = await anext(updates, None)
                 except Problem as problem:
-                    end = writer.failed(problem)
+                    if stream.version and problem is engine.broken:
+                        raise
+                    end = stream.writer.failed(problem)
             await exchange.end(end)
         finally:
             await updates.aclose()
@@ -318,8 +358,82 @@ class OpenAIRoutes:
         await exchange.answer(200, msgspec.json.encode(answer), JSON, *_limits(exchange))
 
 
+@dataclass(frozen=True, slots=True)
+class _Resumed:
+    """A stream that began on another replica."""
+
+    origin: StreamOrigin
+    tokens: Sequence[tuple[int, int]]
+    """Those whose events its client has, each behind the number of its answer."""
+
+
+def _forced(resumed: _Resumed, asked: AskedAnswer, writer: AnyWriter, count: int) -> list[list[int]]:
+    """The tokens that each of so many answers had on other replicas. Raises Problem (400)."""
+    if not (asked.stream and writer.resumable):
+        raise Problem(400, "resumed stream: the answer to this request cannot be resumed")
+    forced: list[list[int]] = [[] for _ in range(count)]
+    for index, token in resumed.tokens:
+        if not 0 <= index < count:
+            raise Problem(400, f"resumed stream: there is no answer {index}")
+        forced[index].append(token)
+    return forced
+
+
+class _Stream:
+    """The events of a request's answers. With a `version` they are marked, and another replica of it may go on with them."""
+
+    def __init__(
+        self, writer: AnyWriter, answers: Sequence[GrowingAnswer], resumed: _Resumed | None, *, version: str
+    ) -> None:
+        self.writer = writer
+        self.version = version
+        self._answers = answers
+        self._resumed = resumed
+        self._lengths = [0] * len(answers)
+        self._begun: set[int] = set()
+
+    async def updates(self) -> AsyncGenerator[tuple[int, TokenUpdate]]:
+        """Of all answers, each with the number of its answer; without those whose events the client has. Raises Problem."""
+        ended: set[int] = set()
+        for index, _ in self._resumed.tokens if self._resumed is not None else ():
+            update = await self._answers[index].next()
+            self.events(index, update)
+            if update.reason is not None:
+                ended.add(index)
+        return _merged(self._answers, ended)
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Of the answer: what another replica must know to go on with it."""
+        if not self.version:
+            return []
+        if self._resumed is not None:
+            origin = self._resumed.origin
+        else:
+            begun = all(each.first_at is not None for each in self._answers[:: self.writer.n])
+            cached = _reused(self._answers, self.writer.n) if begun else None
+            origin = StreamOrigin(version=self.version, created=self.writer.created, cached=cached)
+        return [(_RESUMABLE, msgspec.json.encode(origin))]
+
+    def events(self, index: int, update: TokenUpdate) -> bytes:
+        """Those of one update."""
+        head = b"" if index in self._begun else self.writer.first(index)
+        self._begun.add(index)
+        data = self.writer.more(index, update, self._lengths[index])
+        self._lengths[index] += sum(len(each.text) for each in update.tokens)
+        if self.version and update.token is not None:
+            return head + data + mark(index, update.token)
+        return head + data
+
+    def last(self) -> bytes:
+        """The end."""
+        cached = self._resumed.origin.cached if self._resumed is not None else None
+        return self.writer.last(_usage(self._answers, self.writer.n, cached))
+
+
 def _broke_slo(engine: TokenEngine, answers: Sequence[GrowingAnswer]) -> bool | None:
     """Whether one of the answers did; None without an SLO."""
+    if any(each.forced is not None for each in answers):
+        return False  # the part of it that was here says nothing
     said = [
         engine.promise.broken(
             each.arrived, each.first_at, each.last_at or time.monotonic(), each.answer_tokens
@@ -365,16 +479,20 @@ async def _collected(answer: GrowingAnswer) -> TokenUpdate:
             return TokenUpdate(text, tokens, update.reason, calls)
 
 
-async def _merged(answers: Sequence[GrowingAnswer]) -> AsyncGenerator[tuple[int, TokenUpdate]]:
-    """Updates of all answers as they come, each with the number of its answer."""
-    if len(answers) == 1:  # most are: no task is needed
+async def _merged(
+    answers: Sequence[GrowingAnswer], ended: Container[int]
+) -> AsyncGenerator[tuple[int, TokenUpdate]]:
+    """Updates of all answers that have not ended, as they come, each with the number of its answer."""
+    left = {index: each for index, each in enumerate(answers) if index not in ended}
+    if len(left) == 1:  # most are: no task is needed
+        ((index, answer),) = left.items()
         reason = None
         while reason is None:
-            update = await answers[0].next()
+            update = await answer.next()
             reason = update.reason
-            yield 0, update
+            yield index, update
         return
-    waits = {asyncio.ensure_future(each.next()): index for index, each in enumerate(answers)}
+    waits = {asyncio.ensure_future(each.next()): index for index, each in left.items()}
     try:
         while waits:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -389,11 +507,16 @@ async def _merged(answers: Sequence[GrowingAnswer]) -> AsyncGenerator[tuple[int,
             one.cancel()
 
 
-def _usage(answers: Sequence[GrowingAnswer], n: int) -> dict[str, Any]:
-    """The count of tokens; a prompt with `n` answers counts once."""
-    firsts = [each.request for each in answers[::n] if each.request is not None]
+def _reused(answers: Sequence[GrowingAnswer], n: int) -> int:
+    """Tokens of prompts, each with `n` answers, that were in memory."""
+    return sum(each.request.reused for each in answers[::n] if each.request is not None)
+
+
+def _usage(answers: Sequence[GrowingAnswer], n: int, cached: int | None = None) -> dict[str, Any]:
+    """The count of tokens; a prompt with `n` answers counts once. `cached` as the first replica of a stream counted them."""
+    prompts = sum(each.prompt_tokens for each in answers[::n])
     answered = sum(each.answer_tokens for each in answers)
-    return usage(sum(each.prompt for each in firsts), answered, sum(each.reused for each in firsts))
+    return usage(prompts, answered, _reused(answers, n) if cached is None else cached)
 
 
 def _vector(row: np.ndarray, *, base64_text: bool) -> list[float] | str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -201,13 +200,15 @@ class ResponseEvents:
     n = 1
     """Answers to the prompt."""
 
-    def __init__(self, asked: AskedResponse, identity: str) -> None:
+    def __init__(self, asked: AskedResponse, identity: str, created: int) -> None:
+        """`created` as for `AnswerWriter`."""
+        self.created = created
         self._with_logprobs = asked.sampling.logprobs is not None
         self._identity = identity
         self._response: dict[str, Any] = {
             "id": f"resp_{identity}",
             "object": "response",
-            "created_at": int(time.time()),
+            "created_at": created,
             "model": asked.model,
             "status": "in_progress",
             "error": None,
@@ -225,6 +226,11 @@ class ResponseEvents:
         self._reason = ""
         self._delta = b""
         """The event of a token, up to its number."""
+
+    @property
+    def resumable(self) -> bool:
+        """Whether another replica can go on with its stream: the last event has the log probabilities of all tokens, which only this one knows."""
+        return not self._with_logprobs
 
     def whole(self, answers: Sequence[TokenUpdate], used: Mapping[str, Any]) -> bytes:
         """The response."""

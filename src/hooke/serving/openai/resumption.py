@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["MARK", "ResumedStream", "mark", "read_resumed", "resumed_body", "take_marks"]
+__all__ = ["MARK", "ResumedStream", "StreamOrigin", "mark", "read_resumed", "resumed_body", "take_marks"]
 
 MARK = b": "
 """What marks begin with; no event of the protocol does."""
@@ -24,6 +24,17 @@ class ResumedStream(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The value of RESUMABLE_HEADER in the first answer."""
     tokens: list[tuple[int, int]]
     """Those whose events the client has, in order, each with the number of its answer."""
+
+
+class StreamOrigin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the first replica of a stream tells all later ones, as JSON: nobody else reads it."""
+
+    version: str
+    """Of its code and weights: an answer is of one version, from its beginning to its end."""
+    created: int
+    """When the request came, in seconds since 1970, as all events say."""
+    cached: int | None = None
+    """Tokens of the prompts that were in its memory; None if not all of them had begun."""
 
 
 def mark(index: int, token: int) -> bytes:

@@ -90,6 +90,11 @@ class TokenChooser:
         told = tuple(LikelyToken(int(each), float(logs[each])) for each in likely)
         return ChosenToken(token, float(logs[token]), likely=told)
 
+    def skip(self) -> None:
+        """The next token was chosen elsewhere, as `choose` would have: what comes after it is drawn as it would be here."""
+        if self._draw is not None:
+            self._draw.random()
+
     def _bent(self, logits: NDArray[np.floating], tokens: Sequence[int], prompt: int) -> NDArray[np.float64]:
         """The logits after penalties and biases."""
         asked = self._sampling

@@ -102,6 +102,8 @@ class TokenUpdate(NamedTuple):
     tokens: Sequence[ChosenToken]
     reason: str | None = None
     calls: Sequence[ToolCall] = ()
+    token: int | None = None
+    """The token that made it, also one that ended the answer and is not among `tokens`; None if several did."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -136,6 +138,8 @@ class GrowingAnswer:
     reader: ToolCallReader | None = None
     """Finds the calls of tools."""
     constraint: TokenConstraint | None = None
+    forced: Sequence[int] | None = None
+    """The tokens that it had on another replica, and goes on after, with one that ended it there; None: it begins here."""
     request: TokenRequest | None = None
     tokens: list[int] = field(default_factory=list)
     """The prompt's, then the answer's."""
@@ -211,24 +215,49 @@ class GrowingAnswer:
 
     def add(self, logits: np.ndarray, model: TokenModel) -> TokenUpdate:
         """Choose the next token, and say what that adds to the text. Raises what `decode` raises, and ValueError for logits that choose none."""
-        update = self._added(logits, model)
+        return self._read(self._added(self._chosen(logits), model))
+
+    def resume(self, model: TokenModel, known: int | None) -> list[TokenUpdate]:
+        """Take in its `forced` tokens, as if they were chosen here: what each of them said. The model has `known` tokens, if that is known.
+
+        Raises Problem (400) for tokens that the answer cannot have had, and as `add`.
+        """
+        assert self._chooser is not None
+        updates: list[TokenUpdate] = []
+        for token in self.forced or ():
+            if not 0 <= token < (known or math.inf):
+                raise Problem(400, f"resumed stream: {token} is not a token of the model")
+            if updates and updates[-1].reason is not None:
+                raise Problem(400, "resumed stream: it has tokens behind the end of an answer")
+            self._chooser.skip()
+            updates.append(self._read(self._added(ChosenToken(token), model)))
+        self.first_at = self.last_at = self.arrived  # how long its client has waited for the first one is not known here
+        return updates
+
+    def _read(self, update: TokenUpdate) -> TokenUpdate:
+        """With the calls of tools in it."""
         if self.reader is None or self.tools is None:
             return update
         text, calls = self.reader.read(update.text, last=update.reason is not None)
         ended = update.reason == "stop" or bool(calls and not self.tools.parallel)
         reason = "tool_calls" if ended and self.reader.calls else update.reason
-        return TokenUpdate(text, update.tokens, reason, calls if self.tools.parallel else calls[:1])
+        return TokenUpdate(
+            text, update.tokens, reason, calls if self.tools.parallel else calls[:1], update.token
+        )
 
-    def _added(self, logits: np.ndarray, model: TokenModel) -> TokenUpdate:
+    def _chosen(self, logits: np.ndarray) -> ChosenToken:
         assert self._chooser is not None
-        assert self.request is not None
         bound = self.constraint
         allowed = bound.allowed(logits.size) if bound is not None else None
-        chosen = self._chooser.choose(logits, self.tokens, self.request.prompt, allowed)
-        if chosen.token in model.end and not self.sampling.ignore_end:
-            return TokenUpdate(self._rest(model), (), "stop")
-        self.tokens.append(chosen.token)
-        whole = bound is not None and bound.take(chosen.token)
+        return self._chooser.choose(logits, self.tokens, self.prompt_tokens, allowed)
+
+    def _added(self, chosen: ChosenToken, model: TokenModel) -> TokenUpdate:
+        assert self.request is not None
+        token = chosen.token
+        if token in model.end and not self.sampling.ignore_end:
+            return TokenUpdate(self._rest(model), (), "stop", token=token)
+        self.tokens.append(token)
+        whole = self.constraint is not None and self.constraint.take(token)
         if self.sampling.logprobs is not None:
             likely = tuple(each._replace(text=model.decode([each.token])) for each in chosen.likely)
             chosen = chosen._replace(text=model.decode([chosen.token]), likely=likely)
@@ -236,17 +265,17 @@ class GrowingAnswer:
         size = len(self.tokens) - self.request.prompt
         if not (self.stop or whole or size >= self.request.most):
             said, self._text = self._text, ""
-            return TokenUpdate(said, (chosen,))
+            return TokenUpdate(said, (chosen,), token=token)
         stops = [at for stop in self.stop if (at := self._text.find(stop)) >= 0]
         if stops:
-            return TokenUpdate(self._text[: min(stops)], (chosen,), "stop")
+            return TokenUpdate(self._text[: min(stops)], (chosen,), "stop", token=token)
         if whole:
-            return TokenUpdate(self._rest(model), (chosen,), "stop")
+            return TokenUpdate(self._rest(model), (chosen,), "stop", token=token)
         if size >= self.request.most:
-            return TokenUpdate(self._rest(model), (chosen,), "length")
+            return TokenUpdate(self._rest(model), (chosen,), "length", token=token)
         held = max((overlap(self._text, stop) for stop in self.stop), default=0)
         said, self._text = self._text[: len(self._text) - held], self._text[len(self._text) - held :]
-        return TokenUpdate(said, (chosen,))
+        return TokenUpdate(said, (chosen,), token=token)
 
     def _rest(self, model: TokenModel) -> str:
         """What was held back, at the end of the answer."""
@@ -296,6 +325,8 @@ class TokenEngine:
         self.meter = TokenMeter(name)
         self.steps = self.tokens = 0
         """So far: of tokens, those that were chosen."""
+        self._known: int | None = getattr(model, "vocabulary", None)
+        """Tokens that the model has, by its last logits; None if there were none, and its class does not say it."""
         self._new_tokens = 0, 0
         """Answers that began with the last step, and tokens of answers."""
         self.broken: Problem | None = None
@@ -505,10 +536,21 @@ class TokenEngine:
             deadline=answer.deadline,
             names=names,
         )
-        if (refusal := self._refusal(answer, request)) is not None:
-            return refusal
         answer.began(tokens, request)
-        self._of[request] = answer
+        try:
+            updates = answer.resume(self.model, self._known) if answer.forced is not None else []
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the client's answer
+            request.ended = True
+            return problem_of(error, f"{self._name}.decode")
+        request.answered = answer.answer_tokens
+        if updates and updates[-1].reason is not None:
+            request.ended = True
+        elif (refusal := self._refusal(answer, request)) is not None:
+            request.ended = True
+            return refusal
+        else:
+            self._of[request] = answer
+        self._deliver([(answer, each) for each in updates])
         return None
 
     def _encode(self, answer: GrowingAnswer) -> tuple[list[int], tuple[bytes, ...]] | Problem:
@@ -525,7 +567,7 @@ class TokenEngine:
     def _refusal(self, answer: GrowingAnswer, request: TokenRequest) -> Problem | None:
         """Why a request can't wait for its first step; if it can, it does."""
         now = time.monotonic()
-        late_s = self.promise.late_s(request, self.scheduler, now)
+        late_s = self.promise.late_s(request, self.scheduler, now) if answer.forced is None else 0.0
         if late_s:
             said = f"the first token would come {late_s:.2g} s too late: {self.scheduler.waiting} requests wait, and {len(self.scheduler.running)} run"
             return too_many(said, retry_after_s=late_s, pass_on=answer.pass_on)
@@ -640,6 +682,8 @@ class TokenEngine:
             raise ValueError(
                 f"step returned logits of shape {logits.shape} for {givers} pieces that give a token"
             )
+        if givers:
+            self._known = logits.shape[1]
         return logits
 
     def _deliver(

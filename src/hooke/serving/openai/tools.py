@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import re
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -164,8 +164,10 @@ class ToolCallReader:
     between marks and is not a call, or has no end, is text as the model said it.
     """
 
-    def __init__(self, form: ToolForm) -> None:
+    def __init__(self, form: ToolForm, identity: str) -> None:
+        """The ids of its calls depend on `identity` and their number only: another replica that goes on with the answer gives them the same."""
         self._form = form
+        self._identity = identity
         self._held = ""
         """Blanks, and what may be the beginning of a mark; inside of a call all of it."""
         self._inside = False
@@ -196,7 +198,7 @@ class ToolCallReader:
             if not (mark or last):
                 self._held = rest
                 break
-            calls = self._calls(inner) if mark or not end else []
+            calls = self._calls(inner, self.calls + len(found)) if mark or not end else []
             said += "" if calls else self._blanks + begin + inner + mark
             found += calls
             self._inside, rest = False, after
@@ -205,20 +207,24 @@ class ToolCallReader:
         self.calls += len(found)
         return "" if self.calls and not said.strip(_BLANKS) else said, found
 
-    def _calls(self, inner: str) -> list[ToolCall]:
+    def _calls(self, inner: str, before: int) -> list[ToolCall]:
+        """Those that are said here, after so many others."""
         try:
-            return [_called(name, arguments) for name, arguments in self._form.read(inner)]
+            said = enumerate(self._form.read(inner), before)
+            return [
+                _called(f"{self._identity} {number}", name, arguments) for number, (name, arguments) in said
+            ]
         except (ValueError, RecursionError):
             return []
 
 
-def _called(name: str, arguments: Any) -> ToolCall:
+def _called(identity: str, name: str, arguments: Any) -> ToolCall:
     text = (
         arguments
         if isinstance(arguments, str)
         else json.dumps(arguments, ensure_ascii=False, allow_nan=False)
     )
-    return ToolCall(f"call_{secrets.token_hex(12)}", name, text)
+    return ToolCall(f"call_{hashlib.blake2b(identity.encode(), digest_size=12).hexdigest()}", name, text)
 
 
 def _kept(text: str, mark: str) -> int:
