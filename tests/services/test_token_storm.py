@@ -7,7 +7,7 @@ from benchmarks.serving.token_storm import KILLED, KINDS, USERS, storm
 
 @pytest.mark.heavy
 @pytest.mark.timeout(900)  # a minute where the machine is free: each blow is waited for until it is over
-def test_no_stream_is_mixed_up_and_only_what_a_killed_replica_had_is_lost(tmp_path):
+def test_no_stream_is_lost_or_mixed_up_whatever_ends(tmp_path):
     it = storm(tmp_path / "project", users=USERS, seconds=0.0)
     assert it.broken == [], (it.tolls, it.told.errors, it.told.wrong)
     assert {toll.kind: toll.times for toll in it.tolls} == {**dict.fromkeys(KINDS, 1), QUIET: 0}
@@ -15,6 +15,5 @@ def test_no_stream_is_mixed_up_and_only_what_a_killed_replica_had_is_lost(tmp_pa
         assert toll.under_way > 20 or toll.kind == QUIET, "each fell while many were under way"
     assert it.roll_outs == ["began", "accepted", "done"]
     assert min(it.told.kinds[name] for name in ("stream", "whole", "left")) > 20
-    killed = next(toll for toll in it.tolls if toll.kind == KILLED)
-    assert killed.failed, "streams that had begun were cut, and their clients were told"
-    assert set(killed.failed) == {"connection lost"}, "what had not begun was asked of another replica"
+    assert it.resumed[KILLED] > 5, "streams that had begun went on on another replica"
+    assert it.told.errors == {}

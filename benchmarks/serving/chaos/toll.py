@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,15 +12,12 @@ from numpy.typing import NDArray
 
 from hooke.loadtest.generator_protocol import Fate, Outcomes, name_of
 
-__all__ = ["FRONT", "HEARD_S", "QUIET", "Toll", "tolls"]
+__all__ = ["FRONT", "QUIET", "Toll", "tolls"]
 
 QUIET = "between events"
 FRONT = "Envoy killed, `kill -9`"
 SLACK_S = 0.05
 """How exactly it is known when a blow fell: a request that was sent so soon after it may have been sent before."""
-
-HEARD_S = 2.0
-"""How much later a busy client may hear of it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,28 +36,20 @@ class Toll:
     """From the blow until full strength, each time."""
 
 
-def tolls(
-    outcomes: Outcomes,
-    blows: Sequence[Blow],
-    began: float,
-    *,
-    takes: tuple[str, Collection[int]] = (FRONT, {Fate.LOST}),
-    heard_s: float = HEARD_S,
-) -> list[Toll]:
+def tolls(outcomes: Outcomes, blows: Sequence[Blow], began: float) -> list[Toll]:
     """One of each kind, and one of the time between. `began` is when the load did, by the clock of the blows.
 
-    A request belongs to the first blow during which it was under way, from then until full strength; but one that failed while a blow
-    was felt that `takes` requests along, in one of the ways given there, to that, whatever held it up before. Its client may have heard of it `heard_s` later.
+    A request belongs to the first blow during which it was under way, from then until full strength; but one whose connection
+    was lost when Envoy was killed to that, whatever held it up before.
     """
     found: dict[str, Toll] = {}
     free = np.ones(len(outcomes), dtype=np.bool_)
-    taken = np.zeros(len(outcomes), dtype=np.bool_)
-    taker, ways = takes
+    with_front = np.zeros(len(outcomes), dtype=np.bool_)
     for blow in blows:
-        if blow.kind == taker:
+        if blow.kind == FRONT:
             at, strong = blow.at - began, blow.strong - began
-            taken |= (outcomes.ended >= at) & (outcomes.ended <= strong + heard_s)
-    taken &= np.isin(outcomes.status, list(ways))
+            with_front |= (outcomes.ended >= at) & (outcomes.ended <= strong)
+    with_front &= outcomes.status == Fate.LOST
     for blow in sorted(blows, key=lambda one: one.at):
         at, strong = blow.at - began, blow.strong - began
         toll = found.setdefault(blow.kind, Toll(kind=blow.kind))
@@ -68,7 +57,7 @@ def tolls(
         toll.strong_s.append(strong - at)
         toll.under_way += int(((outcomes.begun <= at + SLACK_S) & (outcomes.ended >= at)).sum())
         mine = free & (outcomes.begun <= strong) & (outcomes.ended >= at)
-        mine &= ~taken | (blow.kind == taker)
+        mine &= ~with_front | (blow.kind == FRONT)
         free &= ~mine
         _add(toll, outcomes, mine)
     rest = Toll(kind=QUIET)

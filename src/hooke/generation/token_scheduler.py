@@ -247,7 +247,9 @@ class TokenScheduler:
         self._begin_user(request.user)
         line = self._line(request)
         at = len(line)
-        while at and not line[at - 1].goes_on and (request.goes_on or line[at - 1].deadline > request.deadline):
+        while (
+            at and not line[at - 1].goes_on and (request.goes_on or line[at - 1].deadline > request.deadline)
+        ):
             at -= 1
         line.insert(at, request)
         self.waiting += 1

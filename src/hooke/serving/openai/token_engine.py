@@ -231,7 +231,9 @@ class GrowingAnswer:
                 raise Problem(400, "resumed stream: it has tokens behind the end of an answer")
             self._chooser.skip()
             updates.append(self._read(self._added(ChosenToken(token), model)))
-        self.first_at = self.last_at = self.arrived  # how long its client has waited for the first one is not known here
+        self.first_at = self.last_at = (
+            self.arrived
+        )  # how long its client has waited for the first one is not known here
         return updates
 
     def _read(self, update: TokenUpdate) -> TokenUpdate:
