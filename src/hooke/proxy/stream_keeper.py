@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from array import array
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,8 @@ AGAIN = frozenset({409, 429, 503})
 _CONNECTIONS_OWN = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade", b"transfer-encoding"})  # fmt: skip
 _NOT_ASKED = _CONNECTIONS_OWN | {b"content-length", b"expect", ATTEMPT, STREAM_HEADER.encode()}
 _NOT_ANSWERED = _CONNECTIONS_OWN | {b"date", b"x-request-id"}
-_RESUMABLE, _VERSION = RESUMABLE_HEADER.encode(), VERSION_HEADER.encode()
+_RESUMABLE, _RESUMED = RESUMABLE_HEADER.encode(), RESUMED_HEADER.encode()
+_VERSION = VERSION_HEADER.encode()
 
 _log = logging.getLogger("hooke")
 
@@ -66,11 +69,26 @@ class _Kept:
 
     exchange: Exchange
     body: bytes
-    tokens: list[tuple[int, int]] = field(default_factory=list)
+    tokens: array[int] = field(default_factory=lambda: array("q"))
+    """In pairs, as in `ResumedStream`: there may be many of them."""
     told: str = ""
     """As in `ResumedStream`."""
     fruitless: int = 0
     """Replicas that have ended since the last token."""
+
+    def take(self, data: bytes) -> tuple[bytes, bytes]:
+        """What the client may have of it, and the rest: as `take_marks`."""
+        new: list[tuple[int, int]] = []
+        events, rest = take_marks(data, new)
+        if new:
+            self.fruitless = 0
+            self.tokens.extend(chain.from_iterable(new))
+        return events, rest
+
+    def stream(self) -> ResumedStream:
+        """For the next replica."""
+        numbers = iter(self.tokens)
+        return ResumedStream(told=self.told, tokens=list(zip(numbers, numbers, strict=True)))
 
     def headers(self, more: tuple[Header, ...]) -> list[Header]:
         """Those that the next one gets: without what is of one connection only."""
@@ -111,6 +129,11 @@ class StreamKeeper:
         """End, and cut what is open."""
         self._thread.close()
         self._path.unlink(missing_ok=True)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it keeps nothing any more."""
+        return self._thread.ended
 
     def facts(self) -> KeeperFacts:
         """What it has done."""
@@ -157,10 +180,7 @@ class StreamKeeper:
                     await exchange.end(held)
                     return
                 if kept.told:
-                    before = len(kept.tokens)
-                    data, held = take_marks(held + data, kept.tokens)
-                    if len(kept.tokens) > before:
-                        kept.fruitless = 0
+                    data, held = kept.take(held + data)
                 if data:
                     await exchange.piece(data)
         finally:
@@ -171,36 +191,29 @@ class StreamKeeper:
         ends, wait_s, tries = time.monotonic() + WITHIN_S, FIRST_WAIT_S, 0
         versions = (kept.exchange.headers.get(_VERSION, b""), b"old", b"new")
         while kept.told and kept.fruitless <= MOST_FRUITLESS and time.monotonic() < ends:
-            stream = ResumedStream(told=kept.told, tokens=kept.tokens)
-            body, size = resumed_body(kept.body, stream)
             version = versions[tries % len(versions)]
-            more = (
-                (_RESUMABLE, b"1"),
-                (RESUMED_HEADER.encode(), b"%d" % size),
-                *([(_VERSION, version)] if version else []),
-            )
             try:
-                answer = await self._ask(kept, client, body, *more)
+                answer = await self._ask_to_go_on(kept, client, version)
             except EngineLost:
                 kept.fruitless += 1
                 continue
             if answer.status == 200:
                 self._resumed += 1
                 return answer
-            said = await answer.whole(1 << 16)
             answer.close()
             if answer.status not in AGAIN:
-                _log.warning(
-                    "a stream cannot go on: a replica answered %d: %s",
-                    answer.status,
-                    said[:300].decode("utf-8", "replace"),
-                )
+                _log.warning("a stream cannot go on: a replica answered %d", answer.status)
                 break
             tries += 1
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
         self._cut += 1
         raise EngineLost("no other replica goes on with the stream")
+
+    async def _ask_to_go_on(self, kept: _Kept, client: EngineClient, version: bytes) -> EngineAnswer:
+        body, size = resumed_body(kept.body, kept.stream())
+        of_version = [(_VERSION, version)] if version else []
+        return await self._ask(kept, client, body, (_RESUMABLE, b"1"), (_RESUMED, b"%d" % size), *of_version)
 
     @staticmethod
     async def _ask(kept: _Kept, client: EngineClient, body: bytes, *more: Header) -> EngineAnswer:

@@ -234,7 +234,7 @@ class KeeperFacts:
     resumed: int = 0
     """How often a stream went on on another replica."""
     cut: int = 0
-    """Streams that ended with their replica: no other one could go on with them."""
+    """Answers that ended with their replica: no other one could go on with them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -517,7 +517,7 @@ def _proxy(core: Any, stats: ProxyStats | None) -> Iterator[Any]:
         said = "Streams that went on on another replica when theirs ended."
         yield counter("hooke_front_streams_resumed", said, value=stats.kept.resumed)
         yield counter(
-            "hooke_front_streams_cut", "Streams that ended with their replica.", value=stats.kept.cut
+            "hooke_front_answers_cut", "Answers that were cut when their replica ended.", value=stats.kept.cut
         )
 
 

@@ -99,6 +99,8 @@ class _ProxyProcess:
                 self._publish()
                 self._look_at_drain()
                 died = self._proxy.died()
+                if died is None and self._keeper is not None and self._keeper.ended:
+                    died = HookeError("the stream keeper has ended", why="the lines above say why")
                 if died is not None and not self._ended:
                     raise died
         except HookeError as error:

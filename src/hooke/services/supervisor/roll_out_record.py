@@ -17,8 +17,8 @@ from hooke.serving.metrics import CLIENT_GONE, Counts
 
 __all__ = ["OutcomeReader", "RollOutRecord", "generation_before"]
 
-NOT_JUDGED = {401, 403, 429, 503, CLIENT_GONE}
-"""Statuses that say nothing of a version: wrong tokens, refusals for want of room, and clients that left."""
+NOT_JUDGED = {401, 403, 409, 429, 503, CLIENT_GONE}
+"""Statuses that say nothing of a version: wrong tokens, streams of another version, refusals for want of room, and clients that left."""
 HEALTH_PATHS = ("/-/", "/v2/health/")
 
 

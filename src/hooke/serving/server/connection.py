@@ -125,6 +125,11 @@ class EndpointThread:
         self._thread = threading.Thread(target=self._run, args=(listening,), name=self._name, daemon=True)
         self._thread.start()
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has begun, and answers nothing any more."""
+        return self._thread is not None and not self._thread.is_alive()
+
     def call(self, function: Callable[[], object]) -> bool:
         """Call it in that thread, soon; False if the thread has ended."""
         try:
