@@ -42,10 +42,12 @@ def served(
     *,
     keys: tuple[ApiKey, ...] = (),
     connection_limits: ConnectionLimits | None = None,
+    version: str = "",
     **setup,
 ) -> Iterator[Served]:
     auth = Auth(hosts=frozenset({"127.0.0.1"}), token=TOKEN, keys=keys)
     replica = Replica(service_of(made), auth=auth, connection_limits=connection_limits)
+    replica.version = version
     listening = bind(0)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
