@@ -21,6 +21,8 @@ class History:
     cancelled: int = 0
     expired: int = 0
     evictions: int = 0
+    resumed: int = 0
+    """Of the answered ones, those that had begun elsewhere."""
     reused: int = 0
     steps: int = 0
     waits: list[float] = field(default_factory=list)
@@ -33,6 +35,8 @@ class Simulated:
         self.limits, self.pool = limits, pool
         self.scheduler = TokenScheduler(limits, pool)
         self.true: dict[TokenRequest, int] = {}
+        self.had: dict[TokenRequest, int] = {}
+        """Tokens of answers that were given elsewhere."""
         self.open: dict[TokenRequest, None] = {}
         self.history = History()
         self.now = 0.0
@@ -46,7 +50,7 @@ class Simulated:
             never = whole > self.limits.context or whole > self.pool.pages * self.pool.page_tokens
             assert (why == "context") == never
             return
-        self.true[request] = min(true, request.most)
+        self.true[request], self.had[request] = min(true, request.most), request.answered
         self.open[request] = None
 
     def cancel(self, request: TokenRequest) -> None:
@@ -58,6 +62,7 @@ class Simulated:
         """One step of the model, with a request cancelled in the middle of it."""
         for request in self.scheduler.expired(self.now):
             assert request.deadline <= self.now
+            assert not request.goes_on, "who has begun is answered"
             self.history.expired += 1
             self.open.pop(request)
         began = {each: each.computed for each in self.scheduler.running}
@@ -76,11 +81,15 @@ class Simulated:
         for request in done:
             assert request.answered == self.true[request]
             self.history.answered += 1
+            self.history.resumed += self.had[request] > 0
             self.history.reused += request.reused
             self.open.pop(request)
         self.history.steps += bool(step.pieces)
         self.history.evictions += len(step.evicted)
         self._check_memory()
+        for line in self.scheduler._lines.values():
+            order = [each.goes_on for each in line]
+            assert order == sorted(order, reverse=True), "of one user, who has begun goes first"
         return step
 
     def _check_step(self, step: TokenStep, began: dict[TokenRequest, int]) -> None:
@@ -151,6 +160,8 @@ def play(seed: int) -> History:
     assert not it.open, f"{len(it.open)} starve"
     assert it.pool.free == it.pool.pages
     history = it.history
+    given = sum(each.answered - it.had[each] for each in it.true)
+    assert it.scheduler.load().given == given, "what was given elsewhere is not counted again"
     assert history.offered == (
         history.refused.total() + history.answered + history.cancelled + history.expired
     ), history
@@ -166,13 +177,15 @@ def _request(
         (family, at) if at < shared else (family, at, it.history.offered)
         for at in range(prompt // page_tokens)
     )
+    answered = draw.randint(1, most - 1) if most > 1 and draw.random() < 0.1 else 0
     request = TokenRequest(
         prompt=prompt,
         most=most,
+        answered=answered,
         arrived=it.now,
         user=draw.choice(users),
         urgency=draw.choice([0, 0, 0, 1, 2]),
         deadline=it.now + draw.uniform(0.2, 5) if draw.random() < 0.2 else math.inf,
         names=names,
     )
-    return request, draw.randint(1, most)
+    return request, draw.randint(answered + 1, most)

@@ -44,7 +44,7 @@ def test_histories(part):
     """No request starves, no page is lost or used twice, limits hold, and the least urgent gives way."""
     seen = [play(seed) for seed in range(part, CAMPAIGN.size, PARTS)]
     assert sum(each.answered for each in seen) > 10 * len(seen)
-    for what in ("cancelled", "expired", "evictions", "reused"):
+    for what in ("cancelled", "expired", "evictions", "reused", "resumed"):
         assert sum(getattr(each, what) for each in seen), what
     assert any(each.refused for each in seen)
 
@@ -166,6 +166,26 @@ def test_too_little_memory_lets_the_last_give_way():
         it.stepped(step)
     assert (first.evictions, it.running[0]) == (0, first)
     assert third.evictions == 0
+
+
+def test_an_answer_that_began_elsewhere_goes_on_after_its_tokens():
+    it = scheduler(slots=1, step_tokens=10)
+    late, begun = offered(it, request(deadline=0.1), request(prompt=8, most=9, answered=7, deadline=0.1))
+    seen = []
+    while not begun.ended:
+        assert it.expired(1.0) == ([] if seen else [late]), (
+            "the client of the other has had tokens, and waits on"
+        )
+        step = it.step(1.0)
+        seen += pieces(step)
+        it.stepped(step)
+    assert seen == [(0, 10), (10, 5), (15, 1)], (
+        "what it has is computed in parts, and then one token at a time"
+    )
+    load = it.load()
+    assert (load.given, load.answer_tokens) == (2, 9)
+    _, begun = offered(it, request(), request(answered=1))
+    assert [piece.request for piece in it.step(2.0).pieces] == [begun], "and goes before who has not begun"
 
 
 def test_cancelled_and_late_requests_leave():

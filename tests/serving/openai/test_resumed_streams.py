@@ -2,13 +2,15 @@
 
 import json
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import httpx
 import pytest
 from tests.serving.answers import wait_until
 from tests.serving.openai.conftest import TOKEN, served
-from tests.serving.openai.paged_model import END, Paged, chat_tokens, greedy
+from tests.serving.openai.paged_model import END, chat_tokens, greedy
 from tests.serving.openai.scripted_model import Scripted, said_call
 
 from hooke.serving.auth import ApiKey
@@ -47,9 +49,7 @@ def engine_of(it):
 def post(it, path, body, *, token=TOKEN, marked=True, **headers) -> httpx.Response:
     given = {"authorization": f"Bearer {token}", "content-type": "application/json", "x-request-id": "one"}
     marks = {RESUMABLE_HEADER: "1"} if marked else {}
-    return httpx.post(
-        f"{it.address}/v1/{path}", content=body, headers=given | marks | headers, timeout=60
-    )
+    return httpx.post(f"{it.address}/v1/{path}", content=body, headers=given | marks | headers, timeout=60)
 
 
 def first(it, path, asked) -> tuple[list[bytes], list[tuple[int, int]], bytes, str]:
@@ -79,7 +79,12 @@ def rest_of(it, path, asked, told, tokens, **more) -> bytes:
 def by_answer(data: bytes) -> list[bytes]:
     """Events in their order, answer by answer: those of several answers to one request come as they are computed."""
     events = data.split(b"\n\n")
-    return sorted(events, key=lambda each: int(found[1]) if (found := re.search(rb'"index":(\d+),"(?:delta|text)', each)) else 1000)  # fmt: skip
+    return sorted(
+        events,
+        key=lambda each: (
+            int(found[1]) if (found := re.search(rb'"index":(\d+),"(?:delta|text)', each)) else 1000
+        ),
+    )
 
 
 def check(pair, path, asked, *, every: int = 1, least: int = 5) -> bytes:
@@ -168,20 +173,36 @@ def answer(text: str, **more):
 @pytest.mark.parametrize(
     ("path", "asked", "every"),
     [
-        ("chat/completions", say(f"I look.\n{BERLIN}{said_call('weather', city='Köln', days=1)}", tools=TOOLS), 9),
+        (
+            "chat/completions",
+            say(f"I look.\n{BERLIN}{said_call('weather', city='Köln', days=1)}", tools=TOOLS),
+            9,
+        ),
         ("chat/completions", say(f"{BERLIN}{BERLIN}", tools=TOOLS, parallel_tool_calls=False), 9),
         ("chat/completions", say("", tools=TOOLS, tool_choice="required", temperature=1.5, seed=3), 9),
         (
             "chat/completions",
-            say("", temperature=1.5, seed=4, response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": WEATHER}}),
+            say(
+                "",
+                temperature=1.5,
+                seed=4,
+                response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": WEATHER}},
+            ),
             7,
         ),
         ("chat/completions", say("Käse, 🧀 und Brot"), 1),
         ("responses", answer("Käse, 🧀 und Brot"), 2),
-        ("responses", answer(f"I look.\n{BERLIN} So", tools=[{"type": "function", "name": "weather", "parameters": WEATHER}]), 9),
+        (
+            "responses",
+            answer(
+                f"I look.\n{BERLIN} So",
+                tools=[{"type": "function", "name": "weather", "parameters": WEATHER}],
+            ),
+            9,
+        ),
         ("responses", answer("one two three", max_output_tokens=9), 3),
     ],
-)  # fmt: skip
+)
 def test_tools_schemas_letters_and_responses(scripted_pair, path, asked, every):
     whole = check(scripted_pair, path, asked, every=every)
     assert b"DONE" in whole or b"response.completed" in whole or b"response.incomplete" in whole
@@ -277,6 +298,29 @@ def test_it_is_paid_for_and_has_no_time_to_its_first_token(paged_pair):
     assert after["vllm:prompt_tokens"] == before["vllm:prompt_tokens"]
     given = sum(len(tokens) - cut for cut in (4, 10, 16, 20))
     assert after["vllm:generation_tokens"][0] - before["vllm:generation_tokens"][0] == given
+
+
+def test_it_is_not_refused_for_coming_late(paged_pair):
+    asked, hurry = TEXT | SEEDED, {"x-hooke-timeout": "1ms"}
+    groups, tokens, rest, told = first(paged_pair[0], "completions", asked)
+    with served(version=VERSION, slots=1) as it, ThreadPoolExecutor() as threads:
+        engine, step, go = engine_of(it), it.model.step, threading.Event()
+
+        def held(pieces):
+            go.wait(0.01)
+            return step(pieces)
+
+        it.model.step = held
+        try:
+            long = threads.submit(first, it, "completions", asked | {"max_tokens": 390})
+            wait_until(lambda: engine.steps > 40)
+            assert post(it, "completions", json.dumps(asked), **hurry).status_code in (429, 504)
+            late = threads.submit(rest_of, it, "completions", asked, told, tokens[:9], **hurry)
+            wait_until(lambda: engine.scheduler.waiting or late.done())
+            assert not long.done()
+        finally:
+            go.set()
+        assert late.result() == b"".join(groups[9:]) + rest
 
 
 # --- A replica that ends.

@@ -218,7 +218,13 @@ def test_too_many_requests_say_when_to_come_again(caplog):
         Paged.setup(self)
         self.limits = dataclasses.replace(self.limits, slots=1, max_waiting=1)
 
-    full = service(protocol="openai", timeout="20s")(type("Full", (Paged,), {"setup": setup}))
+    go = threading.Event()
+
+    def held(self, pieces):
+        go.wait(0.02)  # answers take seconds
+        return Paged.step(self, pieces)
+
+    full = service(protocol="openai", timeout="20s")(type("Full", (Paged,), {"setup": setup, "step": held}))
     with served(full) as it, it.client() as client:
         asked = {
             "model": "Full",
@@ -234,6 +240,7 @@ def test_too_many_requests_say_when_to_come_again(caplog):
                 time.sleep(0.001)
             with pytest.raises(openai.RateLimitError) as caught:
                 client.completions.create(**asked)
+            go.set()
         waits.join()
     assert caught.value.code == "rate_limit_exceeded"
     assert caught.value.response.headers["retry-after"] == "1"

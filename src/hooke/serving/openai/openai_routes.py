@@ -288,7 +288,9 @@ class OpenAIRoutes:
             stop=asked.stop,
             user=exchange.client or asked.user,
             urgency=LOW if exchange.is_low else 0,
-            deadline=time.monotonic() + exchange.timeout_s,
+            # What the client waits for is its first token, and it has that.
+            deadline=time.monotonic()
+            + (exchange.timeout_s if forced is None else exchange.options.timeout_s),
             pass_on=exchange.can_pass_on,
             reservation=(
                 TokenReservation(exchange.tokens, with_prompt=not number)
