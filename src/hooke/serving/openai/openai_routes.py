@@ -189,7 +189,7 @@ class OpenAIRoutes:
                 answer.like = answers[at - at % asked.n]
         for answer, constraint in zip(answers, constraints, strict=False):
             answer.constraint = constraint
-        marked = bool(self.version) and _RESUMABLE in exchange.headers and writer.resumable
+        marked = bool(self.version) and _RESUMABLE in exchange.headers and asked.stream and writer.resumable
         stream = _Stream(writer, answers, resumed, version=self.version if marked else "")
         try:
             with calls.unbatched(lambda: _broke_slo(engine, answers)):

@@ -231,9 +231,8 @@ class GrowingAnswer:
                 raise Problem(400, "resumed stream: it has tokens behind the end of an answer")
             self._chooser.skip()
             updates.append(self._read(self._added(ChosenToken(token), model)))
-        self.first_at = self.last_at = (
-            self.arrived
-        )  # how long its client has waited for the first one is not known here
+        # How long its client has waited for the first one, is not known here.
+        self.first_at = self.last_at = self.arrived
         return updates
 
     def _read(self, update: TokenUpdate) -> TokenUpdate:
@@ -538,19 +537,27 @@ class TokenEngine:
             deadline=answer.deadline,
             names=names,
         )
-        answer.began(tokens, request)
-        try:
-            updates = answer.resume(self.model, self._known) if answer.forced is not None else []
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the client's answer
-            request.ended = True
-            return problem_of(error, f"{self._name}.decode")
-        request.answered = answer.answer_tokens
-        if updates and updates[-1].reason is not None:
-            request.ended = True
-        elif (refusal := self._refusal(answer, request)) is not None:
-            request.ended = True
+        if answer.forced is not None:
+            return self._resume(answer, tokens, request)
+        if (refusal := self._refusal(answer, request)) is not None:
             return refusal
-        else:
+        answer.began(tokens, request)
+        self._of[request] = answer
+        return None
+
+    def _resume(self, answer: GrowingAnswer, tokens: list[int], request: TokenRequest) -> Problem | None:
+        """As `_begin` for an answer that began elsewhere. If it ended there, nothing is computed."""
+        answer.began(tokens, request)
+        request.ended = True  # unless it waits
+        try:
+            updates = answer.resume(self.model, self._known)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the client's answer
+            return problem_of(error, f"{self._name}.decode")
+        if not updates or updates[-1].reason is None:
+            request.answered = answer.answer_tokens
+            if (refusal := self._refusal(answer, request)) is not None:
+                return refusal
+            request.ended = False
             self._of[request] = answer
         self._deliver([(answer, each) for each in updates])
         return None
