@@ -136,12 +136,14 @@ class Front:
             [Upstream(port=each.port, version=each.told, new=each.told == "v2") for each in replicas]
         )
 
-    def connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.proxy.settings.port, timeout=60)
+    def connection(self, timeout_s: float = 60.0) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.proxy.settings.port, timeout=timeout_s)
 
-    def ask(self, headers: dict[str, str] | None = None, **more: object) -> tuple[int, bytes]:
+    def ask(
+        self, headers: dict[str, str] | None = None, timeout_s: float = 60.0, **more: object
+    ) -> tuple[int, bytes]:
         """Status and body. Raises IncompleteRead for one that was cut."""
-        with closing(self.connection()) as connection:
+        with closing(self.connection(timeout_s)) as connection:
             connection.request("POST", CHAT, json.dumps({"messages": [], **more}), headers or {})
             answer = connection.getresponse()
             body = answer.read()
@@ -327,3 +329,33 @@ def test_each_try_is_in_the_access_log_once(front):
     until(lambda: len(log.read_text().splitlines()) == 2)
     for line in map(json.loads, log.read_text().splitlines()):
         assert line["replica"] == f"127.0.0.1:{it.replicas[0].port}"
+
+
+def test_new_requests_go_on_while_the_keeper_is_silent(front):
+    it = front(Replica("a"))
+    stopped, goes_on = threading.Event(), threading.Event()
+
+    def stop() -> None:
+        stopped.set()
+        goes_on.wait(100)
+
+    def kept() -> bool:
+        with suppress(TimeoutError):
+            it.ask(timeout_s=2.0)
+        return bool(it.replicas[0].asked) and RESUMABLE_HEADER in it.replicas[0].asked[-1].headers
+
+    assert kept()
+    it.keeper._thread.call(stop)
+    assert stopped.wait(30)
+    got: list[object] = []
+    held = threading.Thread(target=lambda: got.append(it.ask(stream=True)))
+    held.start()
+    try:
+        until(lambda: not kept())
+        assert it.ask(stream=True) == (200, WHOLE)
+        assert not got
+    finally:
+        goes_on.set()
+    held.join(30)
+    assert got == [(200, WHOLE)], "what the keeper had waits for it"
+    until(kept)

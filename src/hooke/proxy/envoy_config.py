@@ -15,7 +15,7 @@ from hooke.proxy.keeper_config import (
     INNER,
     KEEPER_HEADERS,
     inner_listener,
-    keeper_cluster,
+    keeper_clusters,
     keeper_route,
     outer_log,
 )
@@ -221,7 +221,7 @@ def _connections(
     )
     if settings.access_log is not None:
         log = {"name": "file", "typed_config": _access_log(str(settings.access_log))}
-        made["access_log"] = [outer_log(log, kept) if kept else log]
+        made["access_log"] = [outer_log(log) if kept else log]
     return made
 
 
@@ -621,7 +621,7 @@ def _clusters(settings: ProxySettings) -> list[dict[str, Any]]:
     if settings.prompts:
         made.append(picker_cluster(_to_replicas(), CONNECT_TIMEOUT))
     if settings.kept:
-        made.append(keeper_cluster(_to_replicas(), CONNECT_TIMEOUT, settings.most_requests))
+        made += keeper_clusters(_to_replicas(), CONNECT_TIMEOUT, settings.most_requests)
     if settings.metrics_socket is not None:
         # Relative to Envoy's working directory, its folder: an absolute path may be too long for a socket.
         path = os.path.relpath(settings.metrics_socket, settings.folder)

@@ -1,34 +1,38 @@
 """Envoy's configuration for streams that outlive their replica: clients' listener -> stream keeper -> inner listener -> replicas. Pure.
 
 Clients reach the outer listener, whose routes of prompts go to the stream keeper. The keeper asks the inner listener, a socket in the proxy's folder,
-which has all else that a request needs: the endpoint picker, limits, further tries.
+which has all else that a request needs: the endpoint picker, limits, further tries. While the keeper says nothing, requests go to the inner listener at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+from hooke.proxy.proxy_settings import typed
 from hooke.serving.problems import RESUMABLE_HEADER, RESUMED_HEADER
 
 __all__ = [
     "INNER",
     "INNER_SOCKET",
-    "KEEPER_CLUSTER",
     "KEEPER_HEADERS",
+    "KEEPER_HEALTH",
     "KEEPER_SOCKET",
     "inner_listener",
-    "keeper_cluster",
+    "keeper_clusters",
     "keeper_route",
     "outer_log",
 ]
 
-KEEPER_CLUSTER = "keeper"
-"""Envoy's name for the stream keeper."""
+KEEPER, INNER = "keeper", "inner"
+"""Envoy's names for the stream keeper, and for the inner listener, also in statistics."""
+KEPT_CLUSTER = "kept"
+"""And for the one or else the other."""
+KEEPER_HEALTH = "/health"
+"""The path at which the keeper says that it answers."""
+LOOKED_EVERY, SILENT = "1s", 3
+"""How often Envoy asks, and how often there may be no answer: a busy machine delays one for part of a second."""
 KEEPER_SOCKET, INNER_SOCKET = "keeper.sock", "inner.sock"
 """In the proxy's folder, which only its owner may enter."""
-INNER = "inner"
-"""The name of the inner listener, also in statistics."""
 KEEPER_HEADERS = (RESUMABLE_HEADER, RESUMED_HEADER)
 """Of the keeper's: a client's own are dropped."""
 
@@ -38,7 +42,7 @@ def keeper_route(path: str) -> dict[str, Any]:
     return {
         "match": {"path": path},
         "route": {
-            "cluster": KEEPER_CLUSTER,
+            "cluster": KEPT_CLUSTER,
             "timeout": "0s",
             "idle_timeout": "0s",
             "retry_policy": {"num_retries": 0},
@@ -46,26 +50,47 @@ def keeper_route(path: str) -> dict[str, Any]:
     }
 
 
-def keeper_cluster(options: dict[str, Any], connect_timeout: str, most_requests: int) -> dict[str, Any]:
-    """The keeper, with the protocol's `options`."""
-    endpoint = {"endpoint": {"address": {"pipe": {"path": KEEPER_SOCKET}}}}  # relative to Envoy's folder
+def keeper_clusters(
+    options: dict[str, Any], connect_timeout: str, most_requests: int
+) -> list[dict[str, Any]]:
+    """The keeper, the inner listener, and one that is the keeper while it answers, else the other. `options` are the protocol's."""
+    look = {
+        "timeout": LOOKED_EVERY,
+        "interval": LOOKED_EVERY,
+        "no_traffic_interval": LOOKED_EVERY,
+        "unhealthy_threshold": SILENT,
+        "healthy_threshold": 1,
+        "http_health_check": {"path": KEEPER_HEALTH},
+    }
+    clusters = typed("extensions.clusters.aggregate.v3.ClusterConfig", clusters=[KEEPER, INNER])
+    shared = {"connect_timeout": connect_timeout, "typed_extension_protocol_options": options}
+    return [
+        {**shared, **_at_socket(KEEPER, KEEPER_SOCKET, most_requests), "health_checks": [look]},
+        {**shared, **_at_socket(INNER, INNER_SOCKET, most_requests)},
+        {
+            "name": KEPT_CLUSTER,
+            "connect_timeout": connect_timeout,
+            "lb_policy": "CLUSTER_PROVIDED",
+            "cluster_type": {"name": "envoy.clusters.aggregate", "typed_config": clusters},
+        },
+    ]
+
+
+def _at_socket(name: str, path: str, most_requests: int) -> dict[str, Any]:
+    endpoint = {"endpoint": {"address": {"pipe": {"path": path}}}}  # relative to Envoy's folder
     limits = {
         "max_connections": most_requests,
         "max_pending_requests": most_requests,
         "max_requests": most_requests,
     }
     return {
-        "name": KEEPER_CLUSTER,
+        "name": name,
         "type": "STATIC",
-        "connect_timeout": connect_timeout,
-        "load_assignment": {
-            "cluster_name": KEEPER_CLUSTER,
-            "endpoints": [{"lb_endpoints": [endpoint]}],
-        },
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "circuit_breakers": {
             "thresholds": [{"priority": each, **limits} for each in ("DEFAULT", "HIGH")],
         },
-        "typed_extension_protocol_options": options,
     }
 
 
@@ -80,21 +105,8 @@ def inner_listener(connections: dict[str, Any], buffer: int) -> dict[str, Any]:
     }
 
 
-def outer_log(log: dict[str, Any], kept: Sequence[str]) -> dict[str, Any]:
-    """The access log of the outer listener: without the requests that the inner one logs, with their replicas."""
-    others = [
-        {
-            "header_filter": {
-                "header": {"name": ":path", "string_match": {"prefix": path}, "invert_match": True}
-            }
-        }
-        for path in kept
-    ]
-    refused = {"response_flag_filter": {"flags": ["RL", "NR", "UF", "UO", "OM", "DPE"]}}
-    large = {
-        "status_code_filter": {
-            "comparison": {"op": "EQ", "value": {"default_value": 413, "runtime_key": "none"}}
-        }
-    }
-    several = {"and_filter": {"filters": others}} if len(others) > 1 else others[0]
-    return {**log, "filter": {"or_filter": {"filters": [several, refused, large]}}}
+def outer_log(log: dict[str, Any]) -> dict[str, Any]:
+    """The access log of the outer listener: without what the inner one logs, with its replicas."""
+    others = f"!has(upstream.address) || !(upstream.address in ['{KEEPER_SOCKET}', '{INNER_SOCKET}'])"
+    cel = typed("extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=others)
+    return {**log, "filter": {"extension_filter": {"name": "others", "typed_config": cel}}}

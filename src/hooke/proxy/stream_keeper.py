@@ -18,7 +18,7 @@ from typing import Any
 
 from hooke.base.this_process import raise_open_files
 from hooke.processes.channel import connect_to, listen_at
-from hooke.proxy.keeper_config import INNER_SOCKET, KEEPER_SOCKET
+from hooke.proxy.keeper_config import INNER_SOCKET, KEEPER_HEALTH, KEEPER_SOCKET
 from hooke.proxy.known_tokens import KnownTokens
 from hooke.proxy.proxy_settings import ProxySettings
 from hooke.serving.http import ATTEMPT, Exchange, HttpOptions, Wire
@@ -144,6 +144,10 @@ class StreamKeeper:
         if self._client is None or self._watch is None:
             self._client, self._watch = EngineClient(self._inner, ()), DeadlineWatch(WATCHED_EVERY_S)
         exchange = Exchange(wire, self._options)
+        if exchange.path == KEEPER_HEALTH:
+            exchange.admitted()
+            await exchange.answer(200, b"")
+            return
         try:
             allowed = self._tokens.allow(exchange.headers.get(b"authorization", b""))
             if allowed:

@@ -161,12 +161,18 @@ def facts_of(folder: Path, service: str) -> dict[str, Any] | None:
     return None
 
 
-def post(service: Supervised, path: str, value: object, more: Mapping[str, str] | None = None) -> Any:
-    """The answer to one request, with more headers, through the front."""
+def post(
+    service: Supervised,
+    path: str,
+    value: object,
+    more: Mapping[str, str] | None = None,
+    timeout_s: float = 60,
+) -> Any:
+    """The answer to one request, with more headers, through the front. Raises TimeoutError where there is none in time."""
     headers = {"content-type": "application/json", "authorization": f"Bearer {service.token}", **(more or {})}
     request = urllib.request.Request(service.url + path, json.dumps(value).encode(), headers)
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
             return json.loads(answer.read())
     except urllib.error.HTTPError as error:
         error.close()
