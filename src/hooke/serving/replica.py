@@ -416,7 +416,8 @@ class Replica:
         number = self._auth.keys.index(key)
         if key.tokens_per_minute is not None:
             exchange.tokens = self.key_rates.tokens(number, key.client, key.tokens_per_minute)
-        if key.rate is None or exchange.tried or exchange.resumed is not None:
+        resumed = self._openai is not None and self.version and exchange.resumed is not None
+        if key.rate is None or exchange.tried or resumed:
             return
         wait_s = self.key_rates.wait_s(number, key.rate, time.monotonic())
         if wait_s:
