@@ -176,7 +176,7 @@ def answer(text: str, **more):
         (
             "chat/completions",
             say(f"I look.\n{BERLIN}{said_call('weather', city='Köln', days=1)}", tools=TOOLS),
-            9,
+            17,
         ),
         ("chat/completions", say(f"{BERLIN}{BERLIN}", tools=TOOLS, parallel_tool_calls=False), 9),
         ("chat/completions", say("", tools=TOOLS, tool_choice="required", temperature=1.5, seed=3), 9),

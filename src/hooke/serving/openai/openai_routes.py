@@ -179,14 +179,7 @@ class OpenAIRoutes:
         writer = write(asked, exchange.id.decode(), created)
         forced = _forced(resumed, asked, writer, count) if resumed is not None else [None] * count
         self._check_room(engine, calls, count, exchange)
-        answers = [
-            self._answer_to(asked, at, exchange, created, forced_tokens)
-            for at, forced_tokens in enumerate(forced)
-        ]
-        answers[0].identity = exchange.id.decode()
-        for at, answer in enumerate(answers):
-            if at % asked.n:
-                answer.like = answers[at - at % asked.n]
+        answers = self._answers(asked, exchange, created, forced)
         for answer, constraint in zip(answers, constraints, strict=False):
             answer.constraint = constraint
         marked = bool(self.version) and _RESUMABLE in exchange.headers and asked.stream and writer.resumable
@@ -204,8 +197,12 @@ class OpenAIRoutes:
             _count_refusal(calls, problem)
             if not exchange.status:
                 raise
-            if not marked:  # else the connection is cut, and another replica goes on
-                await exchange.end(writer.failed(problem))  # the process ends, and cuts the stream
+            # The process ends, and cuts the stream.
+            if marked:  # without an end: another replica goes on, with what was paid here
+                for each in answers:
+                    each.reservation = None
+            else:
+                await exchange.end(writer.failed(problem))
         finally:
             engine.cancel(answers)
             for each in answers:
@@ -268,6 +265,21 @@ class OpenAIRoutes:
             said = f"{engine.limits.max_waiting} requests are already waiting"
             raise too_many(said, retry_after_s=1, pass_on=pass_on)
 
+    def _answers(
+        self,
+        asked: AskedAnswer,
+        exchange: Exchange,
+        created: int,
+        forced: Sequence[Sequence[int] | None],
+    ) -> list[GrowingAnswer]:
+        """All answers to all prompts, each with the tokens that it had elsewhere."""
+        made = [self._answer_to(asked, at, exchange, created, each) for at, each in enumerate(forced)]
+        made[0].identity = exchange.id.decode()
+        for at, answer in enumerate(made):
+            if at % asked.n:
+                answer.like = made[at - at % asked.n]
+        return made
+
     def _answer_to(
         self,
         asked: AskedAnswer,
@@ -276,7 +288,7 @@ class OpenAIRoutes:
         created: int,
         forced: Sequence[int] | None,
     ) -> GrowingAnswer:
-        """The answer of this number, of all those to all prompts."""
+        """The answer of this number."""
         prompt, number = asked.prompts[at // asked.n], at % asked.n
         sampling = asked.sampling
         if number and sampling.seed is not None:
