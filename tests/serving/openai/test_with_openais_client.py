@@ -343,11 +343,18 @@ def test_requests_count_for_the_number_of_replicas(paged, client):
 
 def test_a_process_that_ends_cuts_a_stream_with_an_error_in_it():
     with served() as it, it.client() as client:
+        engine, step = it.replica._openai._engine, it.model.step
+
+        def held(pieces):
+            if not engine._closing:
+                time.sleep(0.02)  # the answer takes seconds
+            return step(pieces)
+
+        it.model.step = held
         events = client.completions.create(
             model="Paged", prompt=LONG, logit_bias={"97": 100, str(END): -100}, max_tokens=300, stream=True
         )
         next(events)
-        engine = it.replica._openai._engine
         threading.Thread(target=engine.close).start()
         with pytest.raises(openai.APIError, match="ended before the answer"):
             list(events)
