@@ -307,13 +307,13 @@ def test_it_is_not_refused_for_coming_late(paged_pair):
         engine, step, go = engine_of(it), it.model.step, threading.Event()
 
         def held(pieces):
-            go.wait(0.01)
+            go.wait(0.03)
             return step(pieces)
 
         it.model.step = held
         try:
             long = threads.submit(first, it, "completions", asked | {"max_tokens": 390})
-            wait_until(lambda: engine.steps > 40)
+            wait_until(lambda: engine.steps > 20)
             assert post(it, "completions", json.dumps(asked), **hurry).status_code in (429, 504)
             late = threads.submit(rest_of, it, "completions", asked, told, tokens[:9], **hurry)
             wait_until(lambda: engine.scheduler.waiting or late.done())
