@@ -66,6 +66,8 @@ class _Replica:
     """Its place in the sets of replicas that know a block."""
     load: int = 0
     speed: float = 1.0
+    chosen: int = 0
+    """The number of the last prompt that went there: of equal ones the one that rests for longest is next."""
 
 
 @dataclass(slots=True)
@@ -76,7 +78,6 @@ class _Choice:
     """Blocks."""
     load: float
     """With the prompt, by its speed."""
-    order: int
     replica: _Replica
 
 
@@ -175,8 +176,7 @@ class PrefixRouter:
         self._prompts += 1
         known = self._known(names)
         choices = [
-            _Choice(known.get(each.bit, 0), (each.load + tokens) / each.speed, order, each)
-            for order, each in enumerate(all_of_them)
+            _Choice(known.get(each.bit, 0), (each.load + tokens) / each.speed, each) for each in all_of_them
         ]
         staying = [one for one in choices if one.replica.name == stays]
         best = max(one.known for one in choices)
@@ -184,6 +184,7 @@ class PrefixRouter:
         others = [one for one in choices if one is not chosen]
         then = min(others, key=lambda one: one.load).replica.name if others else None
         chosen.replica.load += tokens
+        chosen.replica.chosen = self._prompts
         self._uses(chosen.replica, names)
         spilled = chosen.known < best
         return RoutedPrompt(
@@ -239,14 +240,14 @@ class PrefixRouter:
                     one.load,
                     -one.known if one.known >= worth else 0,
                     one.replica.memory.oldest,
-                    one.order,
+                    one.replica.chosen,
                 ),
             )
         best = max(one.known for one in choices)
         if all(
             one.known == best for one in choices
         ):  # new to all: it displaces what was not used for longest
-            least = min(fits, key=lambda one: (-one.known, one.load, one.order))
+            least = min(fits, key=lambda one: (-one.known, one.load, one.replica.chosen))
             below = [one for one in fits if one.load <= mean] or [least]
-            return min(below, key=lambda one: (one.replica.memory.oldest, one.load, one.order))
-        return min(fits, key=lambda one: (-one.known, one.load, one.order))
+            return min(below, key=lambda one: (one.replica.memory.oldest, one.load, one.replica.chosen))
+        return min(fits, key=lambda one: (-one.known, one.load, one.replica.chosen))
