@@ -244,7 +244,7 @@ class PrefixRouter:
                 ),
             )
         best = max(one.known for one in choices)
-        if all(
+        if blocks and all(
             one.known == best for one in choices
         ):  # new to all: it displaces what was not used for longest
             least = min(fits, key=lambda one: (-one.known, one.load, one.replica.chosen))

@@ -209,7 +209,8 @@ def test_the_run_tells_all_unrouted_prompts_also_those_before_its_end(tmp_path):
         counted: list[int] = []
         until(
             lambda: (
-                counted.append(model.front["unrouted"]) or (len(counted) > 20 and len(set(counted[-20:])) == 1)
+                counted.append(model.front["unrouted"])
+                or (len(counted) > 20 and len(set(counted[-20:])) == 1)
             )
         )
         assert model.end() == 0
