@@ -36,8 +36,12 @@ class BudgetSpent:
 
     def share(self, budget: float) -> float:
         """The spent part of what may be late."""
-        ended = sum(step[1] for step in self._steps)
-        return sum(step[2] for step in self._steps) / max(max(ended, FEWEST) * budget, 1.0)
+        ended, late = self.counts()
+        return late / max(max(ended, FEWEST) * budget, 1.0)
+
+    def counts(self) -> tuple[int, int]:
+        """How many requests ended, and how many of them were late, refused or failed."""
+        return sum(step[1] for step in self._steps), sum(step[2] for step in self._steps)
 
 
 class ReplayedPolicy:

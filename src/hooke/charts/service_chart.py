@@ -39,7 +39,8 @@ class ServicePicture:
 
     `asked`, `answered` and `unanswered` (m,) are requests per second. `ready` and `wanted` (k,) replicas hold from `moments`
     (k,) on. `times` are latency percentiles in milliseconds, `limit` is the SLO. `busy` (m,) is how many replicas the
-    batches kept busy on average, `batch` (m,) the mean rows of a batch, NaN without one; both are for pages.
+    batches kept busy on average, `batch` (m,) the mean rows of a batch, NaN without one; both are for pages. Of a language
+    model, batches are steps and their rows requests, and `tokens` (m,) are those of answers per second; of others it is None.
     """
 
     title: str
@@ -58,6 +59,13 @@ class ServicePicture:
     caption: str
     busy: Floats
     batch: Floats
+    tokens: Floats | None = None
+
+    @property
+    def times_title(self) -> str:
+        """What the times are of."""
+        whole = "whole answers" if self.tokens is not None else "latency"
+        return f"{whole}, measured in the service (ms)"
 
     @property
     def x(self) -> sheet.Axis:
@@ -157,7 +165,7 @@ def _replicas(frame: sheet.PanelFrame, picture: ServicePicture) -> Iterator[shee
 
 
 def _times(frame: sheet.PanelFrame, picture: ServicePicture) -> Iterator[sheet.SheetItem]:
-    yield from _axes(frame, "latency, measured in the service (ms)", last=True)
+    yield from _axes(frame, picture.times_title, last=True)
     yield from _times_drawn(frame, picture)
     names: list[tuple[float, str, str]] = []
     if picture.limit is not None:
@@ -192,12 +200,19 @@ def _unbroken(values: Floats) -> Iterator[slice]:
 
 
 def service_panels(picture: ServicePicture) -> list[sheet.PagePanel]:
-    """Requests, latency, replicas, batches and unanswered requests for a page, always all of them, so that nothing moves while they change."""
+    """Requests, tokens of a language model, latency, replicas, batches and unanswered requests for a page, always all of them, so that nothing moves while they change."""
+    tokens = picture.tokens
     return [
         _requests_panel(picture),
+        *([_steps_panel(picture, "tokens of answers per second", tokens, LOAD)] if tokens is not None else []),
         _latency_panel(picture),
         _replicas_panel(picture),
-        _steps_panel(picture, "rows in a batch, on average", picture.batch, LOAD),
+        _steps_panel(
+            picture,
+            "rows in a batch, on average" if tokens is None else "requests in a step, on average",
+            picture.batch,
+            LOAD,
+        ),
         _steps_panel(picture, "not answered per second", picture.unanswered, LOST),
     ]
 
@@ -223,7 +238,7 @@ def _latency_panel(picture: ServicePicture) -> sheet.PagePanel:
         told = [f"{line.name} {_ms(float(line.value[at]))}" for line in picture.times]
         hints.append("; ".join([", ".join(told), *(text for _, text in limit)]))
     body = [*sheet.axes_of(frame), *_times_drawn(frame, picture), *_said(frame, picture, hints)]
-    return sheet.page_panel("latency, measured in the service (ms)", body, [*names, *limit])
+    return sheet.page_panel(picture.times_title, body, [*names, *limit])
 
 
 def _ms(value: float) -> str:
@@ -246,7 +261,7 @@ def _replicas_panel(picture: ServicePicture) -> sheet.PagePanel:
     names = [
         (sheet.COLOURS["peak"], "ready"),
         (LOST, "desired (dots: decisions)"),
-        (LOAD, "busy with batches"),
+        (LOAD, "busy with batches" if picture.tokens is None else "busy with steps"),
     ]
     return sheet.page_panel("replicas and demand", [*body, *marks, *_said(frame, picture, hints)], names)
 
@@ -319,8 +334,14 @@ def service_plot(picture: ServicePicture, *, width: int, colour: bool, ascii_onl
         ("requests per second", picture.load_axis, list(_load_text(picture))),
         ("replicas", picture.replicas_axis, list(_replicas_text(picture))),
     ]
+    if (tokens := picture.tokens) is not None:
+        axis = sheet.Axis(label="", low=0.0, high=1.1 * max(float(tokens.max()), 1e-3))
+        x = np.repeat(picture.edges, 2)[1:-1]
+        drawn = _Drawn("of answers", "answered", ".", x, np.repeat(tokens, 2))
+        panels.insert(1, ("tokens per second", axis, [drawn]))
     if (axis := picture.times_axis) is not None:
-        panels.append(("latency (ms)", axis, list(_times_text(picture))))
+        head = "latency (ms)" if picture.tokens is None else "whole answers (ms)"
+        panels.append((head, axis, list(_times_text(picture))))
     columns = max(width, LEAST_WIDTH) - SIDE - 1
     lines: list[str] = []
     for head, axis, drawn in panels:

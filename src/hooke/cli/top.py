@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import msgspec
 import psutil
 
 from hooke.base.errors import HookeError
-from hooke.base.formats import aligned, first_line, format_seconds
+from hooke.base.formats import aligned, first_line, format_rate, format_seconds
 from hooke.cli.options import in_project, json_option
 from hooke.fleets.elastic import LedgerMeter, run_meter
 from hooke.fleets.fleet_folder import KEEPER_LOCK, FleetFolder, fleets_of
@@ -80,7 +81,10 @@ class RunningRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A service that runs here, with its rate and 99 % quantile of the last minute; of a single process, since its start."""
+    """A service that runs here, with what it did in the last minute; a single process, since its start.
+
+    Percentiles are those of the slowest replica; all that is of tokens is None of services that are no language models.
+    """
 
     project: str
     service: str
@@ -89,6 +93,16 @@ class ServiceRow(msgspec.Struct, frozen=True, kw_only=True):
     wanted: int
     rate: float | None
     p99_s: float | None
+    tokens_per_s: float | None = None
+    """Of answers."""
+    first_p95_s: float | None = None
+    """To the first token."""
+    next_p95_s: float | None = None
+    """From one token to the next."""
+    waiting: float | None = None
+    """Requests that wait for their first step."""
+    within: float | None = None
+    """The share of the last day's requests that kept the SLO."""
     url: str
     note: str
 
@@ -161,7 +175,10 @@ RUNS = (
     "project",
     "",
 )
-SERVICES = ("service", "state", "replicas", "per s", "p99", "url", "project", "")
+SERVICES = (
+    *("service", "state", "replicas", "per s", "p99", "tokens/s", "first p95", "next p95", "waiting", "in SLO"),
+    *("url", "project", ""),
+)
 FLEETS = ("fleet", "kept by", "machines", "wanted", "promised", "ending", "$/h", "so far", "project", "")
 MACHINES = ("machine", "fleet", "state", "age", "$/h", "so far")
 
@@ -172,7 +189,7 @@ def picture(found: TopSnapshot, *, width: int, height: int) -> list[str]:
     name = _project_names({each.project for each in (*found.runs, *found.services, *found.fleets)})
     for header, rows, right in (
         (RUNS, [_run_cells(each, name[each.project]) for each in found.runs], range(3, 11)),
-        (SERVICES, [_service_cells(each, name[each.project]) for each in found.services], range(2, 5)),
+        (SERVICES, [_service_cells(each, name[each.project]) for each in found.services], range(2, 10)),
         (FLEETS, [_fleet_cells(each, name[each.project]) for each in found.fleets], range(2, 8)),
         (MACHINES, [_machine_cells(each) for each in found.machines], range(3, 6)),
     ):
@@ -239,7 +256,13 @@ def _service_cells(row: ServiceRow, project: str) -> tuple[str, ...]:
         row.state,
         f"{row.replicas}/{row.wanted}",
         "" if row.rate is None else f"{row.rate:.3g}",
-        "" if row.p99_s is None else format_seconds(row.p99_s),
+        # A whole answer of a language model takes as long as its tokens.
+        "" if row.p99_s is None or row.tokens_per_s is not None else format_seconds(row.p99_s),
+        "" if row.tokens_per_s is None else format_rate(row.tokens_per_s),
+        "" if row.first_p95_s is None else format_seconds(row.first_p95_s),
+        "" if row.next_p95_s is None else format_seconds(row.next_p95_s),
+        "" if row.waiting is None else f"{row.waiting:.0f}",
+        "" if row.within is None else f"{math.floor(1e4 * row.within) / 100:g} %",
         row.url,
         project,
         row.note,
@@ -447,23 +470,34 @@ def _service(project: Project, folder: ServiceFolder) -> ServiceRow:
     except HookeError as error:  # it is just ending, or does not answer
         note = error.what
     replicas: list[dict[str, Any]] | None = facts.get("replicas")
-    if replicas is None:
-        ready, rates, p99 = int(bool(facts)), [facts.get("rate")], [facts.get("p99_s")]
-    else:
-        ready = sum(each["state"] == "ready" for each in replicas)
-        rates, p99 = [each["rate"] for each in replicas], [each["p99_s"] for each in replicas]
-    known = [each for each in rates if each is not None]
+    ready = int(bool(facts)) if replicas is None else sum(each["state"] == "ready" for each in replicas)
+    parts = [facts] if replicas is None else replicas
+    tokens = [each["tokens"] for each in parts if each.get("tokens")]
+    slo = facts.get("slo")
     return ServiceRow(
         project=str(project.root),
         service=folder.name,
         state=facts.get("state") or ("running" if facts else "unsupervised"),
         replicas=ready,
         wanted=facts.get("wanted", ready),
-        rate=sum(known) if known else None,
-        p99_s=max((each for each in p99 if each is not None), default=None),
+        rate=_of_all(sum, parts, "rate"),
+        p99_s=_of_all(max, parts, "p99_s"),
+        tokens_per_s=_of_all(sum, tokens, "tokens_per_s"),
+        first_p95_s=_of_all(max, tokens, "first_p95_s"),
+        next_p95_s=_of_all(max, tokens, "next_p95_s"),
+        waiting=_of_all(sum, tokens, "waiting"),
+        within=slo["kept"] / slo["requests"] if slo and slo["requests"] else None,
         url=facts.get("url") or "",
         note=first_line(note),
     )
+
+
+def _of_all(
+    whole: Callable[[list[float]], float], parts: Sequence[dict[str, Any]], name: str
+) -> float | None:
+    """The sum or the greatest of what is known; None if nothing is."""
+    known = [each[name] for each in parts if each.get(name) is not None]
+    return whole(known) if known else None
 
 
 def _fleet(project: Project, fleet: FleetFolder) -> list[tuple[LiveFleetRow, list[MachineRow]]]:

@@ -204,6 +204,10 @@ class ServiceBegan(msgspec.Struct, frozen=True, kw_only=True, tag_field="event",
     slo_percent: float | None = None
     slo_limit_s: float | None = None
     """The SLO as (percent of requests, seconds); None if there is none."""
+    slo_each_s: float | None = None
+    """Of a language model's SLO, the seconds of each other token; `slo_limit_s` are those to the first one."""
+    tokens: bool = False
+    """Whether it is a language model, whose windows have steps and tokens."""
     timeout_s: float = 0.0
     replicas: tuple[int, int] = (1, 1)
     """The lowest and the highest number of replicas."""
@@ -262,7 +266,7 @@ class BatchWindow(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", 
     late: int = 0
     """Not answered within the timeout."""
     over_slo: int = 0
-    """Of `requests`, those that took longer than the SLO's limit."""
+    """Of `requests`, those that broke the SLO: they took longer than its limit, or those of a language model had their tokens too late."""
     gone: int = 0
     """Without an answer, because the client left or the process ended."""
     gone_over_slo: int = 0

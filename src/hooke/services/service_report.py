@@ -18,7 +18,7 @@ import numpy as np
 
 from hooke.autoscaling.service_policy import law_of
 from hooke.base.errors import NotEnoughData, UsageError
-from hooke.base.formats import aligned, format_bytes, format_seconds
+from hooke.base.formats import aligned, format_bytes, format_rate, format_seconds
 from hooke.base.table import html_table
 from hooke.charts.fleet_chart import SizeChange
 from hooke.charts.html import static_page
@@ -58,7 +58,8 @@ from hooke.services.service_runs import (
     start_times_s,
     time_slices,
 )
-from hooke.serving.stats_windows import SHORTEST_WINDOW_S, merge_windows
+from hooke.serving.slo import Slo
+from hooke.serving.stats_windows import SHORTEST_WINDOW_S, StepTotals, merge_windows
 
 __all__ = [
     "ServiceFold",
@@ -191,6 +192,14 @@ class ServiceRecord:
     """The time of the last event."""
 
     @property
+    def slo(self) -> Slo | None:
+        """What the service promised; None if nothing."""
+        told = self.declared
+        if told.slo_percent is None or told.slo_limit_s is None:
+            return None
+        return Slo(told.slo_percent, told.slo_limit_s, of_tokens=told.tokens, each_s=told.slo_each_s)
+
+    @property
     def staff(self) -> tuple[ReplicaCount, ...]:
         """The number of replicas after each change; nothing for a single process."""
         return replica_counts(self.replicas, low=self.declared.replicas[0])
@@ -318,7 +327,9 @@ def service_summary(record: ServiceRecord, *, alive: bool) -> list[str]:
         lines.append(
             f"  {whole.rows / whole.batches:.1f} rows a batch, of at most {record.declared.max_batch}"
         )
-    if (slo := _slo_line(record.declared, whole)) is not None:
+    if record.declared.tokens:
+        lines.append(f"  {_token_line(whole, seconds)}")
+    if (slo := _slo_line(record.slo, whole)) is not None:
         lines.append(f"  {slo}")
     if (staff := _staff_line(record)) is not None:
         lines.append(f"  {staff}")
@@ -381,7 +392,7 @@ def service_facts(record: ServiceRecord, *, alive: bool) -> dict[str, Any]:
     }
     counts = (
         "arrived", "requests", "failed", "refused", "late", "gone", "gone_over_slo", "over_slo", "busy_s", "request_s",
-        "most_waiting",
+        "most_waiting", "answers", "answer_tokens",
     )  # fmt: skip
     return {
         "run": record.started.run,
@@ -447,15 +458,24 @@ def _not_answered(window: BatchWindow) -> str:
     return "".join(f", {count:,} {what}" for what, count in said if count)
 
 
-def _slo_line(declared: ServiceBegan, window: BatchWindow) -> str | None:
-    if declared.slo_limit_s is None or declared.slo_percent is None:
-        return None
-    if not window.ended:
+def _token_line(window: BatchWindow, seconds: float) -> str:
+    """What a language model computed; prompts that were in memory are not in it."""
+    steps = StepTotals.of(window.steps)
+    rate = format_rate(window.answer_tokens / max(seconds, 1e-9))
+    mean = f", of {steps.requests / steps.steps:.3g} requests on average" if steps.steps else ""
+    return (
+        f"{window.answer_tokens:,} tokens of answers, {rate}/s; {steps.prompt:,.0f} of prompts computed;"
+        f" {steps.steps:,.0f} steps{mean}"
+    )
+
+
+def _slo_line(slo: Slo | None, window: BatchWindow) -> str | None:
+    if slo is None or not window.ended:
         return None
     within = 100 * (window.requests - window.over_slo) / window.ended
-    limit = format_seconds(declared.slo_limit_s)
-    kept = "kept" if within >= declared.slo_percent else "NOT kept"
-    return f"SLO p{declared.slo_percent:g} < {limit}: {kept}, {within:.4g} % within {limit}"
+    kept = "kept" if within >= slo.percent else "NOT kept"
+    which = "of requests within it" if slo.of_tokens else f"within {format_seconds(slo.limit_s)}"
+    return f"SLO {slo}: {kept}, {within:.4g} % {which}"
 
 
 def _span(estimate: Estimate) -> str:
@@ -498,15 +518,19 @@ def service_table(record: ServiceRecord) -> tuple[tuple[str, ...], list[tuple[st
         record.windows, record.staff, began=record.started.at, ended=record.until, most=MOST_ROWS
     )
     percent = record.declared.slo_percent or 99.0
-    promised = record.declared.slo_limit_s is not None
+    promised, tokens = record.declared.slo_limit_s is not None, record.declared.tokens
+    whole = "whole " if tokens else ""
     columns = (
-        "until", "for", "ready", "wanted", "asked/s", "answered/s", "p50", f"p{percent:g}",
-        *(["within SLO"] if promised else []), "at once", "mean batch", "busy", "not answered",
+        "until", "for", "ready", "wanted", "asked/s", "answered/s", *(["tokens/s"] if tokens else []),
+        f"{whole}p50", f"{whole}p{percent:g}", *(["within SLO"] if promised else []), "at once",
+        "in a step" if tokens else "mean batch", "busy", "not answered",
     )  # fmt: skip
-    return columns, [_cells(part, percent, promised=promised) for part in parts if part.asked or part.ready]
+    return columns, [
+        _cells(part, percent, promised=promised, tokens=tokens) for part in parts if part.asked or part.ready
+    ]
 
 
-def _cells(part: TimeSlice, percent: float, *, promised: bool) -> tuple[str, ...]:
+def _cells(part: TimeSlice, percent: float, *, promised: bool, tokens: bool) -> tuple[str, ...]:
     seconds, replicas = max(part.seconds, 1e-9), max(part.ready, 1e-9)
     within = "" if part.within is None else f"{_floored(part.within)}"
     return (
@@ -516,6 +540,7 @@ def _cells(part: TimeSlice, percent: float, *, promised: bool) -> tuple[str, ...
         str(part.wanted),
         _short(part.asked / seconds),
         _short(part.answered / seconds),
+        *([_short(part.tokens / seconds)] if tokens else []),
         *(_time(part.quantile_s(each)) for each in (50.0, percent)),
         *([within] if promised else []),
         _short(part.request_s / seconds),
@@ -563,9 +588,9 @@ def picture_of(record: ServiceRecord, *, since: float | None = None) -> ServiceP
     staff = record.staff
     parts = time_slices(windows, staff, began=first, ended=record.until, most=MOST_STRETCHES)
     lengths = np.array([part.seconds for part in parts])
-    slo = record.declared.slo_percent
-    percents = sorted({50.0, slo if slo is not None else 99.0})
-    limit = record.declared.slo_limit_s
+    slo, tokens = record.slo, record.declared.tokens
+    percents = sorted({50.0, slo.percent if slo is not None else 99.0})
+    limit = slo.limit_s if slo is not None and not tokens else None
     return ServicePicture(
         title=f"{record.started.pipeline}: load, replicas and latency",
         unit=unit,
@@ -589,16 +614,17 @@ def picture_of(record: ServiceRecord, *, since: float | None = None) -> ServiceP
         ),
         times=tuple(
             SeriesLine(
-                name=f"p{percent:g}",
+                name=f"whole p{percent:g}" if tokens else f"p{percent:g}",
                 value=1e3 * np.array([part.quantile_s(percent) or math.nan for part in parts]),
             )
             for percent in percents
         ),
         limit=1e3 * limit if limit is not None else None,
-        limit_text=f"p{slo:g} < {format_seconds(limit)}" if slo is not None and limit is not None else "",
+        limit_text=str(slo) if limit is not None else "",
         caption=f"from the journal of {record.started.run}, in intervals of {format_seconds(float(np.median(lengths)))}",
         busy=np.array([part.busy_s for part in parts]) / lengths,
         batch=np.array([part.rows / part.batches if part.batches else math.nan for part in parts]),
+        tokens=np.array([part.tokens for part in parts]) / lengths if tokens else None,
     )
 
 

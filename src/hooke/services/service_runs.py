@@ -34,7 +34,13 @@ from hooke.journal.service_events import (
 )
 from hooke.project.folder import Project, lock_run, new_run_id, open_run
 from hooke.serving.service import Service
-from hooke.serving.stats_windows import SHORTEST_WINDOW_S, merge_windows, quantile_s, window_length_s
+from hooke.serving.stats_windows import (
+    SHORTEST_WINDOW_S,
+    StepTotals,
+    merge_windows,
+    quantile_s,
+    window_length_s,
+)
 
 __all__ = [
     "KIND",
@@ -72,11 +78,15 @@ class TimeSlice:
     unanswered: float = 0.0
     """Requests that failed, were refused or came too late, and those whose client left after the SLO's limit."""
     over_slo: float = 0.0
-    """Of `answered`, those that took longer than the limit."""
+    """Of `answered`, those that broke the SLO."""
     busy_s: float = 0.0
     request_s: float = 0.0
     batches: float = 0.0
+    """Of a language model, steps."""
     rows: float = 0.0
+    """Of a language model, the requests of each step, added up."""
+    tokens: float = 0.0
+    """Tokens of answers."""
     latencies: dict[int, float] = field(default_factory=dict)
     ready: float = 0.0
     """Mean number of replicas that answered."""
@@ -85,7 +95,7 @@ class TimeSlice:
 
     @property
     def within(self) -> float | None:
-        """The share answered within the SLO's limit; None without requests."""
+        """The share answered within the SLO; None without requests."""
         counted = self.answered + self.unanswered
         return max(self.answered - self.over_slo, 0.0) / counted if counted > 1e-9 else None
 
@@ -99,10 +109,12 @@ class TimeSlice:
         self.answered += share * window.requests
         self.unanswered += share * (window.ended - window.requests)
         self.over_slo += share * window.over_slo
-        self.busy_s += share * window.busy_s
+        steps = StepTotals.of(window.steps)
+        self.busy_s += share * (window.busy_s + steps.seconds)
         self.request_s += share * window.request_s
-        self.batches += share * window.batches
-        self.rows += share * window.rows
+        self.batches += share * (window.batches + steps.steps)
+        self.rows += share * (window.rows + steps.requests)
+        self.tokens += share * window.answer_tokens
         for at, count in window.latencies:
             self.latencies[at] = self.latencies.get(at, 0.0) + share * count
 
@@ -255,6 +267,8 @@ class ServiceRun:
             max_batch=declared.max_batch,
             slo_percent=slo.percent if slo else None,
             slo_limit_s=slo.limit_s if slo else None,
+            slo_each_s=slo.each_s if slo else None,
+            tokens=declared.protocol is not None and declared.command is None,
             timeout_s=declared.timeout_s,
             replicas=replicas or declared.replicas,
         )
@@ -355,4 +369,4 @@ class ServiceRun:
 
 
 def _eventful(window: BatchWindow) -> bool:
-    return bool(window.methods or window.requests or window.refused or window.late)
+    return bool(window.methods or window.requests or window.refused or window.late or window.gone or window.steps)

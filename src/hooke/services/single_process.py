@@ -19,8 +19,9 @@ from hooke.processes.devices import anonymous_bytes
 from hooke.processes.usage import lives
 from hooke.services.control_socket import ControlServer, ServiceCommand, send_command
 from hooke.services.service_runs import ServiceRun
-from hooke.serving.metrics import ProcessCounts
+from hooke.serving.metrics import Counts, ProcessCounts
 from hooke.serving.replica import Replica
+from hooke.serving.token_metrics import TokenRates, token_rates
 
 __all__ = ["SingleProcess", "recorded", "single_process_status", "single_processes"]
 
@@ -86,7 +87,16 @@ def _reply(command: ServiceCommand, replica: Replica) -> dict[str, Any]:
         "in_flight": counts.active,
         "answered": counts.requests(),
         "p99_s": counts.p99_s(),
+        "tokens": msgspec.to_builtins(_tokens(counts)),
     }
+
+
+def _tokens(counts: Counts) -> TokenRates | None:
+    """Of a language model, since its start; None for others."""
+    began = counts.ready_at
+    if counts.tokens is None or began is None:
+        return None
+    return token_rates(counts.tokens, time.time() - began)
 
 
 def single_processes(folder: Path) -> list[SingleProcess]:
@@ -116,6 +126,7 @@ def single_process_status(folder: Path, record: SingleProcess) -> dict[str, Any]
         "answered": None,
         "rate": None,
         "p99_s": None,
+        "tokens": None,
         "unknown": "",
     }
     socket = folder / f"single-{record.pid}.sock"

@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Self
 
 from hooke.journal.service_events import BatchSize, BatchWindow, MethodBatches, StepSums
 
 __all__ = [
     "BINS",
     "SHORTEST_WINDOW_S",
+    "STEP_BINS",
     "StatsWindow",
     "StepPairs",
+    "StepTotals",
     "latency_bin",
     "merge_counts",
     "merge_steps",
@@ -176,6 +179,22 @@ def merge_steps(several: Iterable[Iterable[StepSums]]) -> tuple[StepSums, ...]:
                 else tuple(one + other for one, other in zip(known, each.products, strict=True))
             )
     return tuple(StepSums(size, found[size]) for size in sorted(found))
+
+
+class StepTotals(NamedTuple):
+    """Steps of a language model, with the sums of what was in them."""
+
+    steps: float = 0.0
+    prompt: float = 0.0
+    """Tokens of prompts that they computed."""
+    requests: float = 0.0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, steps: Iterable[StepSums]) -> Self:
+        """Of these steps together."""
+        sums = [each.products for each in steps]
+        return cls(*(sum(each[at] for each in sums) for at in (0, 1, 2, 5)))
 
 
 class StatsWindow:

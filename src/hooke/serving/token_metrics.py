@@ -9,7 +9,18 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-__all__ = ["TokenFamily", "TokenMeter", "TokenSample", "add_families", "read_families", "token_families"]
+from hooke.serving.stats_windows import quantile_s
+
+__all__ = [
+    "TokenFamily",
+    "TokenMeter",
+    "TokenRates",
+    "TokenSample",
+    "add_families",
+    "read_families",
+    "token_families",
+    "token_rates",
+]
 
 FIRST_S = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
@@ -36,7 +47,8 @@ COUNTERS = {
     "vllm:prefix_cache_hits": "Tokens of prompts that were there.",
     "vllm:num_preemptions": "Requests that gave way to others, and were computed again.",
 }
-OUTSIDE = ("vllm:prompt_tokens", "vllm:generation_tokens")
+GIVEN = "vllm:generation_tokens"
+OUTSIDE = ("vllm:prompt_tokens", GIVEN)
 """Those that are known in front of an engine."""
 SUCCESS = "vllm:request_success"
 HISTOGRAMS = {
@@ -161,6 +173,64 @@ class TokenMeter:
         samples.append(TokenSample(f"{shown}_count", self._labels, counts[-1]))
         samples.append(TokenSample(f"{shown}_sum", self._labels, self._sums[name]))
         return samples
+
+
+class TokenRates(msgspec.Struct, frozen=True, kw_only=True):
+    """What a language model did in a span of time, and what it has now; None: not known, or nothing came."""
+
+    tokens_per_s: float | None
+    """Of answers."""
+    first_p95_s: float | None
+    """From a request to its first token."""
+    next_p95_s: float | None
+    """From one token to the next."""
+    running: float | None
+    """Requests whose tokens are computed."""
+    waiting: float | None
+    """Requests that wait for their first step."""
+    memory: float | None
+    """The used share of the memory for keys and values."""
+
+
+def token_rates(
+    families: Sequence[TokenFamily], seconds: float, before: Sequence[TokenFamily] = ()
+) -> TokenRates:
+    """Between two reports that are so many seconds apart, as near as the buckets tell; without `before`, since the start."""
+    now, then = ({each.name: each for each in part} for part in (families, before))
+
+    def total(name: str) -> float | None:
+        return sum(each.value for each in now[name].samples) if name in now else None
+
+    def p95_s(*names: str) -> float | None:
+        name = next((each for each in names if each in now), None)
+        if name is None:
+            return None
+        buckets = _cumulative(now[name])
+        earlier = _cumulative(then[name]) if name in then else {}
+        bounds = sorted(buckets)
+        ends = [buckets[bound] - earlier.get(bound, 0.0) for bound in bounds]
+        counts = {at: end - (ends[at - 1] if at else 0.0) for at, end in enumerate(ends)}
+        return quantile_s(counts, 95.0, bounds[:-1])
+
+    given, given_before = total(GIVEN), sum(each.value for each in then[GIVEN].samples) if GIVEN in then else 0
+    return TokenRates(
+        tokens_per_s=None if given is None else (given - given_before) / max(seconds, 1e-9),
+        first_p95_s=p95_s(FIRST),
+        next_p95_s=p95_s(NEXT, FORMER[NEXT]),
+        running=total("vllm:num_requests_running"),
+        waiting=total("vllm:num_requests_waiting"),
+        memory=total("vllm:kv_cache_usage_perc"),
+    )
+
+
+def _cumulative(family: TokenFamily) -> dict[float, float]:
+    """The count up to each bound of a histogram, the last one infinite; of all engines together."""
+    found: dict[float, float] = {}
+    for each in family.samples:
+        if each.name.endswith("_bucket"):
+            bound = float(each.labels["le"])
+            found[bound] = found.get(bound, 0.0) + each.value
+    return found
 
 
 def read_families(text: str) -> list[TokenFamily]:

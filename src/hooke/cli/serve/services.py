@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import click
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.base.formats import aligned, format_bytes, format_seconds
+from hooke.base.formats import aligned, format_bytes, format_rate, format_seconds
 from hooke.cli.entry import FileOrVerbs
 from hooke.cli.options import in_project, json_option
 from hooke.cli.screens import EXIT_FAILED, say_next
@@ -25,23 +26,15 @@ from hooke.services.supervisor.service_folder import (
     end_leftovers,
     find_service,
 )
+from hooke.serving.token_metrics import TokenRates
 
 __all__ = ["services"]
 
 POLL_S = 0.1
-COLUMNS = (
-    "replica",
-    "state",
-    "age",
-    "in flight",
-    "answered",
-    "per s",
-    "p99",
-    "memory",
-    "pid",
-    "port",
-    "serves",
-)
+COLUMNS = ("replica", "state", "age", "in flight", "answered", "per s", "p99", "memory", "pid", "port", "serves")
+TOKEN_COLUMNS = ("waiting", "tokens/s", "first p95", "next p95", "kv cache")
+"""Of a language model, instead of p99: a whole answer takes as long as its tokens."""
+P99 = COLUMNS.index("p99")
 
 
 @click.group(cls=FileOrVerbs, file_command=serve, name="serve")
@@ -59,7 +52,10 @@ _service = click.argument("service", required=False, default="")
 def status(*, service: str, as_json: bool, project: Project) -> int:
     """Show the URL, the replicas and the proxy of SERVICE.
 
-    Rate and p99 cover the last minute; p99 is as exact as the histogram's buckets.
+    Rates, p99 and p95 cover the last minute; p99 and p95 are as exact as the histogram's buckets.
+
+    Of a language model: requests that wait for their first step, tokens of answers a second, the times to the first token
+    and from one token to the next, and how full the memory for keys and values is. The SLO counts the requests of the last day.
 
     SERVICE may be left out if only one is running. A single process without a supervisor shows its totals. Exit code 1 if the supervisor is gone and replicas are left.
     """
@@ -285,6 +281,9 @@ def _single_line(one: dict[str, Any]) -> str:
     if one["unknown"]:
         return one["unknown"]
     p99 = "" if one["p99_s"] is None else f", p99 {format_seconds(one['p99_s'])}"
+    if one["tokens"] is not None:
+        cells = zip(TOKEN_COLUMNS, _token_cells(one["tokens"]), strict=True)
+        p99 = "".join(f", {name} {value}" for name, value in cells if value)
     return f"{one['answered']:,} answered since its start ({one['rate']:.3g}/s{p99}), {one['in_flight']} in flight"
 
 
@@ -298,6 +297,8 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
         f"  it serves {facts['generation']}; run {facts['run']}, supervisor pid {facts['pid']}, Envoy pid {facts['front_pid']}",
     ]
     lines.append(f"  {_proxy_line(facts['front'])}")
+    if facts["slo"] is not None:
+        lines.append(f"  {_slo_line(facts['slo'])}")
     if facts["zero"] is not None:
         lines.append(f"  {_zero_line(facts['zero'])}")
     if facts.get("scaling"):
@@ -306,8 +307,10 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
         lines.append(f"  {_trial_line(facts)}")
     elif facts["rolling_out"]:
         lines.append(f"  rolling out {facts['rolling_out']}")
-    rows = [_cells(one) for one in facts["replicas"]]
-    lines += ["", *aligned(COLUMNS, rows, right=range(2, 10))] if rows else []
+    tokens = any(one["tokens"] is not None for one in facts["replicas"])
+    columns = (*COLUMNS[:P99], *TOKEN_COLUMNS, *COLUMNS[P99 + 1 :]) if tokens else COLUMNS
+    rows = [_cells(one, tokens=tokens) for one in facts["replicas"]]
+    lines += ["", *aligned(columns, rows, right=range(2, len(columns) - 1))] if rows else []
     lines += [f"  replica {one['replica']}: {one['why']}" for one in facts["replicas"] if one["why"]]
     return lines
 
@@ -346,7 +349,27 @@ def _proxy_line(proxy: dict[str, Any] | None) -> str:
     return f"{said}, {proxy['retries']:,} retries, {proxy['ejections']:,} ejections; {now}, {proxy['ejected']:,} ejected"
 
 
-def _cells(one: dict[str, Any]) -> tuple[str, ...]:
+def _slo_line(slo: dict[str, Any]) -> str:
+    if not slo["requests"]:
+        return f"SLO {slo['promised']}: no request has ended yet"
+    kept = math.floor(1e4 * slo["kept"] / slo["requests"]) / 100
+    return f"SLO {slo['promised']}: kept by {kept:g} % of {slo['requests']:,} requests"
+
+
+def _token_cells(tokens: dict[str, Any] | None) -> tuple[str, ...]:
+    tokens = tokens or dict.fromkeys(TokenRates.__struct_fields__)
+    waiting, memory = tokens["waiting"], tokens["memory"]
+    return (
+        "" if waiting is None else f"{waiting:.0f}",
+        "" if tokens["tokens_per_s"] is None else format_rate(tokens["tokens_per_s"]),
+        "" if tokens["first_p95_s"] is None else format_seconds(tokens["first_p95_s"]),
+        "" if tokens["next_p95_s"] is None else format_seconds(tokens["next_p95_s"]),
+        "" if memory is None else f"{memory:.0%}",
+    )
+
+
+def _cells(one: dict[str, Any], *, tokens: bool) -> tuple[str, ...]:
+    p99 = "" if one["p99_s"] is None else format_seconds(one["p99_s"])
     return (
         one["replica"],
         one["state"],
@@ -354,7 +377,7 @@ def _cells(one: dict[str, Any]) -> tuple[str, ...]:
         str(one["in_flight"]),
         str(one["answered"]),
         "" if one["rate"] is None else f"{one['rate']:.3g}",
-        "" if one["p99_s"] is None else format_seconds(one["p99_s"]),
+        *(_token_cells(one["tokens"]) if tokens else (p99,)),
         format_bytes(one["memory_bytes"]),
         str(one["pid"]),
         str(one["port"]),

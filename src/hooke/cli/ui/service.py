@@ -38,7 +38,7 @@ from hooke.pages.run_index import PAGE, FollowedRuns, PartReader
 from hooke.pages.server import READ_S, SHARE, PageServer, changed_events
 from hooke.project.folder import Project
 from hooke.services.supervisor.service_folder import service_folders
-from hooke.serving.stats_windows import merge_windows, window_length_s
+from hooke.serving.stats_windows import STEP_BINS, StepTotals, merge_windows, window_length_s
 
 if TYPE_CHECKING:
     from hooke.charts.sheet import PagePanel
@@ -105,6 +105,17 @@ class BatchRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepRow:
+    """The steps of a language model with about so many requests: their number, and means."""
+
+    requests: float
+    prompt: float
+    """Tokens of prompts."""
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceView:
     """The page of a service's run."""
 
@@ -123,6 +134,8 @@ class ServiceView:
     events: tuple[tuple[float, str], ...]
     errors: tuple[tuple[str, int, str], ...]
     batches: tuple[BatchRow, ...]
+    steps: tuple[StepRow, ...] | None
+    """Of a language model, which has no batches."""
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left_out: dict[str, int]
@@ -346,6 +359,7 @@ def _view(record: ServiceRecord, *, alive: bool, last: str, reading: str) -> Ser
         events=tuple((each.at, event_line(each)) for each in reversed(others[-MOST_ROWS:])),
         errors=_errors(whole),
         batches=tuple(_batches(whole)),
+        steps=tuple(_steps(whole)) if record.declared.tokens else None,
         columns=tuple(columns),
         rows=tuple(rows),
         left_out={name: max(len(each) - MOST_ROWS, 0) for name, each in tables.items()},
@@ -369,12 +383,16 @@ def _facts(record: ServiceRecord) -> Iterator[tuple[str, str]]:
     yield "received", f"{format_rate(part.asked / part.seconds)}/s"
     yield "answered", f"{format_rate(part.answered / part.seconds)}/s"
     yield "not answered", f"{format_rate(part.unanswered / part.seconds)}/s"
+    tokens = record.declared.tokens
+    if tokens:
+        yield "tokens of answers", f"{format_rate(part.tokens / part.seconds)}/s"
     for each in sorted({50.0, percent}):
         quantile = part.quantile_s(each)
-        yield f"p{each:g}", "unknown" if quantile is None else format_seconds(quantile)
-    if record.declared.slo_limit_s is not None:
+        name = f"whole answers, p{each:g}" if tokens else f"p{each:g}"
+        yield name, "unknown" if quantile is None else format_seconds(quantile)
+    if (slo := record.slo) is not None:
         within = "unknown" if part.within is None else f"{math.floor(1e4 * part.within) / 100:g} %"
-        yield f"within {format_seconds(record.declared.slo_limit_s)}", within
+        yield str(slo).partition(" ")[2] if tokens else f"within {format_seconds(slo.limit_s)}", within
     staff = record.staff[-1] if record.staff else None
     yield "replicas ready", str(staff.ready) if staff is not None else "1"
     yield "desired", str(staff.wanted) if staff is not None else "1"
@@ -453,4 +471,17 @@ def _batches(whole: BatchWindow) -> Iterator[BatchRow]:
                 rows=size.rows / size.batches,
                 batches=size.batches,
                 seconds=size.seconds / size.batches,
+            )
+
+
+def _steps(whole: BatchWindow) -> Iterator[StepRow]:
+    """By the number of requests that get a token, four times as many in each row; first those with none, which only read prompts."""
+    for size in range(-1, STEP_BINS - 1):
+        found = StepTotals.of(each for each in whole.steps if each.size % STEP_BINS == size % STEP_BINS)
+        if found.steps:
+            yield StepRow(
+                requests=found.requests / found.steps,
+                prompt=found.prompt / found.steps,
+                steps=round(found.steps),
+                seconds=found.seconds / found.steps,
             )

@@ -95,6 +95,13 @@ class Autoscaler:
         late = window.over_slo + window.failed + window.refused + window.late + window.gone_over_slo
         self._spent.add(time.monotonic(), window.ended, late)
 
+    def slo_facts(self) -> dict[str, object] | None:
+        """The SLO and how many requests kept it in the last day, for `hooke serve status`; None without one."""
+        if self._declared.slo is None:
+            return None
+        ended, late = self._spent.counts()
+        return {"promised": str(self._declared.slo), "requests": ended, "kept": ended - late}
+
     def started(self, seconds: float) -> None:
         """A replica took so long to start."""
         self._starts.append(seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,12 +14,14 @@ from hooke.services.supervisor.children import Child
 from hooke.services.supervisor.replica_events import RESTARTING, ReplicaMember, ReplicaPhase
 from hooke.services.supervisor.supervision import Supervision
 from hooke.serving.metrics import Counts, GatheredCounts, ProxyStats, ReplicaSetMetrics
+from hooke.serving.token_metrics import TokenFamily, TokenRates, token_rates
 
 __all__ = ["RecentCounts", "SupervisorView", "status_of"]
 
 
 # --- The counters of replicas and proxy, and the events of replicas.
 
+T = TypeVar("T")
 LATELY_S = 60.0
 """The period of rates and quantiles: long enough for some requests, short enough to be current."""
 STEP_S = 1.0
@@ -30,15 +32,14 @@ class RecentCounts:
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, Counts]] = deque()
+        self._tokens: deque[tuple[float, list[TokenFamily]]] = deque()
+        """Not each report has them."""
 
     def take(self, now: float, counts: Counts) -> None:
         """Add its current counts."""
-        seen = self._seen
-        if len(seen) > 1 and now - seen[-2][0] < STEP_S:
-            seen.pop()
-        seen.append((now, counts))
-        while len(seen) > 2 and now - seen[1][0] >= LATELY_S:
-            seen.popleft()
+        _add(self._seen, now, counts)
+        if counts.tokens is not None:
+            _add(self._tokens, now, counts.tokens)
 
     def rate(self) -> float | None:
         """Answers a second on the service's own routes; None if too little was seen."""
@@ -52,6 +53,22 @@ class RecentCounts:
         if len(self._seen) < 2:
             return None
         return self._seen[-1][1].p99_s(before=self._seen[0][1])
+
+    def tokens(self) -> TokenRates | None:
+        """Of a language model; None for others, or if too little was seen."""
+        if len(self._tokens) < 2:
+            return None
+        (since, before), (until, after) = self._tokens[0], self._tokens[-1]
+        return token_rates(after, until - since, before)
+
+
+def _add(seen: deque[tuple[float, T]], now: float, what: T) -> None:
+    """Append it, a second after the one before at least, and drop what is not needed for the last minute."""
+    if len(seen) > 1 and now - seen[-2][0] < STEP_S:
+        seen.pop()
+    seen.append((now, what))
+    while len(seen) > 2 and now - seen[1][0] >= LATELY_S:
+        seen.popleft()
 
 
 class SupervisorView:
@@ -104,12 +121,13 @@ class SupervisorView:
             proxy=self.proxy,
         )
 
-    def recent(self, name: str) -> dict[str, float | None]:
-        """A replica's rate and 99 % quantile, for `hooke serve status`."""
-        found = self._recent.get(name)
+    def recent(self, name: str) -> dict[str, object]:
+        """A replica's rate and 99 % quantile, and what a language model did, for `hooke serve status`."""
+        found = self._recent.get(name) or RecentCounts()
         return {
-            "rate": found.rate() if found is not None else None,
-            "p99_s": found.p99_s() if found is not None else None,
+            "rate": found.rate(),
+            "p99_s": found.p99_s(),
+            "tokens": msgspec.to_builtins(found.tokens()),
         }
 
     def cold_starts(self) -> dict[str, object]:

@@ -647,6 +647,7 @@ class Supervisor:
             "replicas_low": self.bounds[0],
             "replicas_high": self.bounds[1],
             "zero": self._zero_facts(),
+            "slo": self._autoscaler.slo_facts(),
             "scaling": self._autoscaler.choice.reason if self._autoscaler.choice is not None else None,
         } | status_of(self.core, self.replicas.children, self._view)
 
