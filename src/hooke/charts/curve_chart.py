@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,8 @@ class Curve:
     `print` shows a table and a plot, a notebook shows the figure, and `save` writes a file. `measured` is a law, or
     measurements to fit. `plain_seconds`, one or several, are the seconds a unit of work took as a plain call in one
     thread; they determine COST. `name` says what was measured and `source` where; `unit` is what throughput counts,
-    `counts` what N counts. `notes` appear below every figure.
+    `counts` what N counts. `notes` appear below every figure. N cannot be above `most`, so no larger one is
+    advised. `points` says what the points are, where they are not measured but, say, simulated.
 
     Raises NotEnoughData, with the N to measure next, if the measurements do not determine a law: one N only, or N changed
     together with conditions.
@@ -47,6 +49,8 @@ class Curve:
     unit: str
     notes: tuple[str, ...]
     counts: str
+    most: float
+    points: str
 
     def __init__(  # noqa: PLR0913 - what is shown of it, each by name
         self,
@@ -58,6 +62,8 @@ class Curve:
         unit: str = "items",
         notes: Sequence[str] = (),
         counts: str = "workers",
+        most: float = math.inf,
+        points: str = "measured",
     ) -> None:
         law = fit(measured) if isinstance(measured, Measurements) else measured
         found, refused = _cost_of(law, plain_seconds)
@@ -70,6 +76,8 @@ class Curve:
             "unit": unit,
             "notes": (*refused, *notes),
             "counts": counts,
+            "most": most,
+            "points": points,
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)
@@ -81,8 +89,10 @@ class Curve:
 
     def picture(self) -> CurvePicture:
         """The figure as plain numbers."""
-        made = curve_picture(self.law, title=self.title, unit=self.unit, cost=self.cost, counts=self.counts)
-        return replace(made, notes=(*made.notes, *self.notes))
+        made = curve_picture(
+            self.law, title=self.title, unit=self.unit, cost=self.cost, counts=self.counts, most=self.most
+        )
+        return replace(made, notes=(*made.notes, *self.notes), points_text=self.points)
 
     def to_plotly(self) -> Any:
         """The curve as a `plotly.graph_objects.Figure`. Raises MissingExtra if Plotly is not installed."""
@@ -120,16 +130,25 @@ class Curve:
 
     def text(self, *, width: int | None = None, colour: bool = False, plain: bool = False) -> str:
         """Table, plot and notes in lines of `width` characters (default: the terminal's width); `plain` uses ASCII only."""
+        return self.text_with(self.table(), width=width, colour=colour, plain=plain)
+
+    def text_with(
+        self, table: str, *, width: int | None = None, colour: bool = False, plain: bool = False
+    ) -> str:
+        """As `text`, with another table."""
         width = shutil.get_terminal_size().columns if width is None else width
         made = self.picture()
         plot = curve_plot(made, width=width, ink=Ink(colour=colour, ascii_only=plain))
         notes = "\n".join(textwrap.fill(each, max(width, 40), subsequent_indent="  ") for each in made.notes)
-        return f"{made.title}\n\n{self.table()}\n\n{plot}\n\n{notes}"
+        return f"{made.title}\n\n{table}\n\n{plot}\n\n{notes}"
 
     def facts(self) -> Mapping[str, Any]:
         """Everything as plain values for JSON; infinite and unknown numbers are None."""
         names = {"name": self.name, "source": self.source, "unit": self.unit, "notes": [*self.notes]}
-        return names | curve_facts(self.law, self.cost)
+        facts = curve_facts(self.law, self.cost)
+        if self.measurements.n[-1] >= self.most:
+            facts["next_measurement"] = None
+        return names | facts
 
     def __str__(self) -> str:
         return self.text()

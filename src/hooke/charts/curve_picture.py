@@ -211,8 +211,8 @@ class Mark:
 class CurvePicture:
     """Speed-up and efficiency over N, which was measured between the two ends in `measured`.
 
-    `unit_text` says what speed-up 1 is, `missing` why there is no knee, `caption` what the symbols mean. `notes` are
-    printed below.
+    `unit_text` says what speed-up 1 is, `missing` why there is no knee, `caption` what the symbols mean,
+    `points_text` what the points are. `notes` are printed below.
     """
 
     title: str
@@ -226,15 +226,22 @@ class CurvePicture:
     missing: str
     notes: tuple[str, ...]
     measured: tuple[float, float]
+    points_text: str = "measured"
 
 
 def curve_picture(
-    law: Law, *, title: str, unit: str, cost: Cost | None, counts: str = "workers"
+    law: Law,
+    *,
+    title: str,
+    unit: str,
+    cost: Cost | None,
+    counts: str = "workers",
+    most: float = math.inf,
 ) -> CurvePicture:
-    """The figure of a law. `unit` is what throughput counts, `counts` what N counts."""
+    """The figure of a law. `unit` is what throughput counts, `counts` what N counts; N cannot be above `most`."""
     rate = float(law.throughput(np.array([1.0]))[0])
     points = measured_points(law)
-    marks, notes = _marks(law, cost)
+    marks, notes = _marks(law, cost, most)
     low, high = min(1.0, float(points.n[0])), _farthest(law, marks)
     crowded = float(np.mean(points.n < low + (high - low) / 10)) > CROWDED
     x = Axis(label=counts, low=low if crowded else 0.0, high=high, logarithmic=crowded, whole=True)
@@ -253,7 +260,7 @@ def curve_picture(
         marks=tuple(
             replace(mark, values=_values(law, rate, mark)) for mark in sorted(marks, key=lambda mark: mark.n)
         ),
-        missing="" if any(mark.kind == "knee" for mark in marks) else _missing(law),
+        missing="" if any(mark.kind == "knee" for mark in marks) else _missing(law, most),
         notes=(*_said(law), *notes),
         measured=(float(ends[0]), float(ends[1])),
     )
@@ -328,15 +335,14 @@ def _farthest(law: Law, marks: list[Mark]) -> float:
     return max([BEYOND * most, *wanted])
 
 
-def _marks(law: Law, cost: Cost | None) -> tuple[list[Mark], list[str]]:
+def _marks(law: Law, cost: Cost | None, most: float) -> tuple[list[Mark], list[str]]:
     """Knee, peak and COST if they can be drawn, and notes about those that cannot."""
     marks: list[Mark] = []
     notes: list[str] = []
     try:
         marks.append(_mark("knee", law.determined_knee()))
     except BeyondTheData as refusal:
-        reason = f": {refusal.why}" if math.isfinite(law.knee.interval[0]) else ""
-        notes.append(f"{_missing(law, reason)}")
+        notes.append(_missing(law, most, f": {refusal.why}"))
     if (
         not notes
         and law.peak.value != marks[0].n
@@ -351,11 +357,14 @@ def _marks(law: Law, cost: Cost | None) -> tuple[list[Mark], list[str]]:
     return marks, notes
 
 
-def _missing(law: Law, reason: str = "") -> str:
-    """The note that there is no knee, with the next measurement."""
-    none = math.isinf(law.knee.interval[0])
-    what = f"no knee up to N = {law.measurements.n[-1]:g}" if none else "knee not determined"
-    return f"{what}{reason}; to find it, {law.next_measurement()}"
+def _missing(law: Law, most: float, reason: str = "") -> str:
+    """The note that there is no knee, with the next measurement if there can be one."""
+    last, least = law.measurements.n[-1], law.knee.interval[0]
+    if math.isinf(least) or least >= most:
+        what = f"no knee up to N = {last:g}"
+    else:
+        what = f"knee not determined{reason}"
+    return f"{what}; to find it, {law.next_measurement()}" if last < most else what
 
 
 def _mark(kind: str, found: Estimate) -> Mark:

@@ -215,7 +215,7 @@ def _page_panel(panel: Panel, picture: CurvePicture) -> sheet.PagePanel:
 
 
 def _legend(panel: Panel, picture: CurvePicture) -> Iterator[tuple[str, str]]:
-    yield sheet.INK, "measured"
+    yield sheet.INK, picture.points_text
     yield sheet.COLOURS["law"], f"{picture.law_text}, {picture.band_text}"
     yield sheet.GREY, "ideal"
     if panel.plain is not None and panel.plain <= panel.y.high:
@@ -244,10 +244,10 @@ def _said(n: float, panel: Panel, picture: CurvePicture) -> str:
     text = f"{n:g} {picture.x.label}: {panel.quantity} {_range(law, low, high, panel)} by the law"
     first, last = picture.measured
     if not first <= n <= last:
-        text += ", beyond what was measured"
+        text += f", beyond what was {picture.points_text}"
     points = panel.points
     for at in np.flatnonzero(points.n == n).tolist():
-        text += f"; measured {_range(points.value[at], points.low[at], points.high[at], panel)}"
+        text += f"; {picture.points_text} {_range(points.value[at], points.low[at], points.high[at], panel)}"
     return text
 
 

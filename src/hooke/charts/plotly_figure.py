@@ -90,7 +90,7 @@ def _traces(picture: CurvePicture, panel: Panel, at: int) -> Iterator[dict[str, 
         yield named if line.dashed else named | {"name": picture.law_text, "legendgroup": "law"}
     for mark in picture.marks:
         yield _mark(mark, panel, at)
-    yield _points(panel)
+    yield _points(panel, picture.points_text)
 
 
 def _drawn(line: CurveLine, colour: str, width: float) -> dict[str, Any]:
@@ -130,16 +130,16 @@ def _mark(mark: Mark, panel: Panel, at: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _points(panel: Panel) -> dict[str, Any]:
+def _points(panel: Panel, what: str) -> dict[str, Any]:
     points = panel.points
     return {
-        "mode": "markers", "x": points.n.tolist(), "y": points.value.tolist(), "name": "measured", "legendgroup": "measured",
+        "mode": "markers", "x": points.n.tolist(), "y": points.value.tolist(), "name": what, "legendgroup": "points",
         "marker": {"color": INK, "size": 8},
         "error_y": {
             "type": "data", "symmetric": False, "array": (points.high - points.value).tolist(),
             "arrayminus": (points.value - points.low).tolist(), "color": INK, "thickness": 1.5, "width": 0,
         },
-        "hovertemplate": f"N = %{{x}}<br>{panel.quantity} %{{y:{_form(panel)}}}<extra>measured</extra>",
+        "hovertemplate": f"N = %{{x}}<br>{panel.quantity} %{{y:{_form(panel)}}}<extra>{what}</extra>",
     }  # fmt: skip
 
 

@@ -277,7 +277,7 @@ def _rule(picture: CurvePicture, canvas: Canvas, ink: Ink) -> str:
 def _legend(picture: CurvePicture, ink: Ink, width: int) -> list[str]:
     """The meaning of the symbols, in as few lines as the width allows."""
     entries = [
-        ("points", "points", "measured"),
+        ("points", "points", picture.points_text),
         ("law", "law", picture.law_text),
         ("band", "band", picture.band_text),
         ("ideal", "ideal", "ideal"),

@@ -183,7 +183,7 @@ class TokenCurve:
 
     def text(self, *, width: int | None = None, colour: bool = False, plain: bool = False) -> str:
         """The table, and the curve of tokens a second with its knee."""
-        return f"{self.table()}\n\n{self.curve.text(width=width, colour=colour, plain=plain)}"
+        return self.curve.text_with(self.table(), width=width, colour=colour, plain=plain)
 
     def __str__(self) -> str:
         return self.text()
@@ -273,6 +273,8 @@ def token_curve(known: KnownSteps, lengths: TokenLengths | None = None, *, name:
         source=f"run {known.run}",
         unit="tokens",
         counts="requests at once",
+        most=slots,
+        points="simulated",
         notes=(
             f"simulated with the law of {known.law.steps:,} steps and the service's own scheduler; lengths: {lengths.name}",
             f"the service has {slots} slots; further requests wait",
