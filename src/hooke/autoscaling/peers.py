@@ -240,6 +240,8 @@ class PeerAutoscaler:
     """What a busy replica has of what the target counts."""
     downs: tuple[float, ...]
     ups: tuple[float, ...] = (30.0,)
+    of_tokens: bool = False
+    """Whether a replay of tokens knows what it scales by. A replica of a language model is as busy with one request as with many, and tokens do not tell open requests."""
 
     def settings(self, counts: Ints, station: Station, *, low: int, high: int) -> list[PeerSetting]:
         """What is compared for such traffic: each with the least numbers that our own rules get, too."""
@@ -259,7 +261,7 @@ def _busy(_: Station) -> float:
 PEERS = (
     PeerAutoscaler("Kubernetes HPA", _hpa, _busy, (60.0, 300.0, 900.0)),
     PeerAutoscaler("Knative KPA", Knative, lambda station: station.in_service, (0.0, 60.0, 300.0, 900.0)),
-    PeerAutoscaler("KEDA", _keda, lambda station: station.rate, (60.0, 300.0, 900.0)),
+    PeerAutoscaler("KEDA", _keda, lambda station: station.rate, (60.0, 300.0, 900.0), of_tokens=True),
     PeerAutoscaler(
         "Ray Serve", RayServe, lambda station: station.in_service, (60.0, 300.0, 600.0), (2.0, 30.0)
     ),
@@ -299,9 +301,16 @@ class SideBySide:
 
 
 def all_families(
-    counts: Ints, station: Station, *, low: int, high: int, first: int = 0, past: slice = slice(None)
+    counts: Ints,
+    station: Station,
+    *,
+    low: int,
+    high: int,
+    first: int = 0,
+    past: slice = slice(None),
+    of_tokens: bool = False,
 ) -> SideBySide:
-    """Ours, constants and those of others, for arrivals (seconds,); their settings are made for the `past` part of these."""
+    """Ours, constants and those of others, for arrivals (seconds,) of requests or tokens; their settings are made for the `past` part of these."""
     grid = staffing_grid(counts[past], station, low=low, high=high)
     same = [StaffingRule(least=count) for count in constants(low, high)]
     families: dict[str, RuleFamily] = {
@@ -309,5 +318,7 @@ def all_families(
         CONSTANT: StaffingRules(counts, station, same, first=first),
     }
     for peer in PEERS:
+        if of_tokens and not peer.of_tokens:
+            continue
         families[peer.name] = peer.make(peer.settings(counts[past], station, low=low, high=high))
     return SideBySide(families)

@@ -16,26 +16,30 @@ from numpy.typing import NDArray
 from hooke.autoscaling.peers import all_families
 from hooke.autoscaling.replay import HISTORY_S, WARM_S, ReplayResult, Station, blocks_of, pick, replay
 from hooke.autoscaling.service_policy import station_of
-from hooke.base.errors import UsageError
+from hooke.autoscaling.token_policy import TokenMix, replica_tokens, token_station
+from hooke.base.errors import NotEnoughData, UsageError
 from hooke.journal.service_events import ReplicaReady
+from hooke.planning.token_plan import known_steps
 from hooke.project.folder import Project
 from hooke.services.arrival_log import read_arrivals
-from hooke.services.service_report import read_service
+from hooke.services.service_report import ServiceRecord, read_service
 from hooke.services.supervisor.service_folder import ServiceFolder
-from hooke.serving.slo import Slo
+from hooke.serving.slo import OF_TOKENS, Slo, parse_slo
 
 __all__ = [
     "Frontier",
     "FrontierPoint",
+    "RecordedService",
     "read_trace",
+    "recorded_service",
     "replay_frontier",
-    "station_of_service",
     "trace_station",
 ]
 
 GOALS = (95.0, 99.0, 99.9)
 """Beside the SLO's own percentage."""
 ASSUMED_START_S = 5.0
+NO_BATCHES = "it has none: calls of async def and of engines by from_command are not batches"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,26 +64,46 @@ class Frontier:
 
     station: Station
     seconds: int
-    requests: int
+    unit: str
+    """What is counted: `requests`, or the `tokens` of a language model."""
+    arrived: int
+    """Of this unit."""
+    prompt: float | None
+    """What a token of a prompt counts, beside one of an answer; None where requests are counted."""
     points: tuple[FrontierPoint, ...]
 
 
-def replay_frontier(counts: NDArray[np.int64], station: Station, *, low: int, high: int) -> Frontier:
-    """Replay the last ten days of arrivals (seconds,) with all rules and settings. Raises UsageError where there are too few."""
-    counts = counts[-HISTORY_S:]
+def replay_frontier(
+    counts: NDArray[np.int64], station: Station, *, low: int, high: int, prompt: float | None = None
+) -> Frontier:
+    """Replay the last ten days of arrivals (seconds,) with all rules and settings; of tokens, if `prompt` is given as in `Frontier`.
+
+    Raises UsageError where there are too few.
+    """
+    counts, unit = counts[-HISTORY_S:], "requests" if prompt is None else "tokens"
     if len(counts) < 120 or not counts.any():
         raise UsageError(
-            f"{len(counts)} seconds with {int(counts.sum())} requests are too few to replay",
+            f"{len(counts)} seconds with {int(counts.sum())} {unit} are too few to replay",
             fix="let the service get requests for some minutes first, or name a longer --trace",
         )
     begin, ends = blocks_of(len(counts), station)
     past = slice(begin, len(counts))
-    every = all_families(counts, station, low=low, high=high, first=max(begin - WARM_S, 0), past=past)
+    every = all_families(
+        counts,
+        station,
+        low=low,
+        high=high,
+        first=max(begin - WARM_S, 0),
+        past=past,
+        of_tokens=prompt is not None,
+    )
     result = replay(counts, station, every, low=low, high=high, ends=ends, begin=begin)
     return Frontier(
         station=station,
         seconds=ends[-1] - begin,
-        requests=int(result.requests.sum()),
+        unit=unit,
+        arrived=int(result.requests.sum()),
+        prompt=prompt,
         points=tuple(_points(every.slices, result, sorted({*GOALS, station.percent}))),
     )
 
@@ -99,30 +123,73 @@ def _points(slices: dict[str, slice], result: ReplayResult, goals: list[float]) 
             )
 
 
-def station_of_service(
-    project: Project, folder: ServiceFolder, slo: Slo | None
-) -> tuple[Station, NDArray[np.int64], tuple[int, int]]:
-    """A replica as its last run measured it, the recorded arrivals, and the declared numbers of replicas. Raises UsageError."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RecordedService:
+    """A replica as its service's last run measured it, the recorded arrivals (seconds,), and the declared numbers of replicas."""
+
+    station: Station
+    counts: NDArray[np.int64]
+    replicas: tuple[int, int]
+    prompt: float | None = None
+    """As in `Frontier`."""
+
+
+def recorded_service(project: Project, folder: ServiceFolder, slo: str | None) -> RecordedService:
+    """What is known of a service, with another SLO than the declared one if it is given. Raises UsageError."""
     descriptor = folder.record()
     if descriptor is None:
         raise UsageError(f"{folder.name} has not been served yet", next="hooke serve FILE.py --replicas 1:4")
     record = read_service(project.runs.folder(descriptor.run))
     declared = record.declared
-    if slo is None and declared.slo_percent is not None and declared.slo_limit_s is not None:
-        slo = Slo(declared.slo_percent, declared.slo_limit_s)
-    if slo is None:
-        raise UsageError(f"{folder.name} declares no SLO", fix='name one: --slo "p99 < 500ms"')
+    promised = record.slo if slo is None else parse_slo(slo, of_tokens=declared.tokens)
+    if promised is None:
+        example = OF_TOKENS if declared.tokens else "p99 < 500ms"
+        raise UsageError(f"{folder.name} declares no SLO", fix=f'name one: --slo "{example}"')
     starts = [event.seconds for event in record.replicas if isinstance(event, ReplicaReady)]
     start_s = max(starts[-3:], default=ASSUMED_START_S)
-    station = station_of(record.windows, max_batch=declared.max_batch, slo=slo, start_s=start_s)
+    if declared.tokens:
+        return _of_tokens(project, folder, record, promised, start_s)
+    station = station_of(record.windows, max_batch=declared.max_batch, slo=promised, start_s=start_s)
     if station is None:
         raise UsageError(
-            f"the batches of {folder.name} do not tell yet what a replica can do within {slo}",
+            f"the batches of {folder.name} do not tell yet what a replica can do within {promised}",
+            why=NO_BATCHES if record.windows and not any(each.methods for each in record.windows) else "",
             fix="let it answer more requests, or allow more time: --slo",
             next=f"hooke show {descriptor.run}",
         )
     _, counts = read_arrivals(folder.arrivals, until=time.time())
-    return station, counts, declared.replicas
+    return RecordedService(station=station, counts=counts, replicas=declared.replicas)
+
+
+def _of_tokens(
+    project: Project, folder: ServiceFolder, record: ServiceRecord, slo: Slo, start_s: float
+) -> RecordedService:
+    """Of a language model, in tokens: what the service itself scales by."""
+    run = record.started.run
+    try:
+        known = known_steps(project.runs, run)
+    except (NotEnoughData, UsageError) as lacking:
+        raise UsageError(
+            f"the steps of {folder.name} do not tell yet what a replica can do",
+            why=lacking.what,
+            fix="let it answer more requests",
+            next=f"hooke show {run}",
+        ) from lacking
+    mix = TokenMix()
+    if (lengths := known.lengths) is not None:
+        mix = TokenMix(prompt=float(lengths.prompts.mean()), answer=float(lengths.outputs.mean()))
+    replica = replica_tokens(known.law, known.limits, mix, slo)
+    station = token_station(replica, slo, start_s=start_s, grain=2 * replica.load)
+    if station is None:
+        raise UsageError(
+            f"no replica of {folder.name} keeps {slo}: the mean prompt takes longer in a full batch",
+            fix="allow more time: --slo",
+            next=f"hooke curve {run}",
+        )
+    _, counts = read_arrivals(folder.token_arrivals, until=time.time())
+    return RecordedService(
+        station=station, counts=counts, replicas=record.declared.replicas, prompt=replica.prompt
+    )
 
 
 def read_trace(path: Path) -> NDArray[np.int64]:

@@ -108,9 +108,15 @@ class ServiceFolder:
         """The `ArrivalLog`."""
         return self.path / "arrivals"
 
+    @property
+    def token_arrivals(self) -> Path:
+        """The `ArrivalLog` of a language model, which counts tokens: those of a prompt as parts of those of an answer."""
+        return self.path / "token-arrivals"
+
     def arrivals_of(self, declared: Service) -> Path:
-        """The `ArrivalLog` of this service: that of a language model counts tokens."""
-        return self.arrivals if declared.protocol is None else self.path / "token-arrivals"
+        """The `ArrivalLog` of this service. Engines of others do not report tokens, so theirs counts requests."""
+        tokens = declared.protocol is not None and declared.command is None
+        return self.token_arrivals if tokens else self.arrivals
 
     def create(self) -> None:
         """Create it, for its owner alone. Raises HookeError."""
