@@ -121,6 +121,24 @@ def test_a_table_for_each_kind_of_thing_without_empty_columns():
     ]
 
 
+def test_a_language_model_has_tokens_instead_of_times_of_whole_answers():
+    chat = msgspec.structs.replace(
+        SERVICE,
+        service="Chat",
+        p99_s=9.0,
+        tokens_per_s=397.2,
+        first_p95_s=0.232,
+        next_p95_s=0.035,
+        waiting=15,
+        within=0.99999,
+    )
+    lines = picture(TopSnapshot(at=FOUND.at, host="box", services=(chat,)), width=200, height=100)
+    assert lines[2:] == [
+        "service  state    replicas  per s  tokens/s  first p95  next p95  waiting   in SLO  url",
+        "Chat     serving       2/3    118       397     232 ms   35.0 ms       15  99.99 %  http://127.0.0.1:8000",
+    ]
+
+
 def test_projects_are_named_where_there_are_several_and_costs_are_added_once():
     other = msgspec.structs.replace(RUN, project="/srv/sales", usd=2.0, usd_per_hour=0.5)
     on_fleet = msgspec.structs.replace(RUN, usd=4.5, fleet="gpus")

@@ -111,6 +111,11 @@ def test_the_curve_has_times_and_a_knee_and_can_be_drawn(kept, tmp_path):
     text = made.text(width=100, plain=True)
     assert "first token p50" in text
     assert "knee" in text
+    assert "serial fraction\n" not in text, "one table: two would differ by what they are means of"
+    assert "measure at" not in text and "simulated" in text, (
+        "there are 16 slots, so there is no N = 32 to measure"
+    )
+    assert made.facts()["next_measurement"] is None
     assert len(json.loads(json.dumps(made.facts()))["levels"]) == 7
     assert made.save(tmp_path / "curve.svg").read_text().startswith("<?xml")
     figure = made.to_plotly()

@@ -3,11 +3,14 @@
 import dataclasses
 import itertools
 import json
+import time
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.generation.test_token_law import windows as token_windows
+from tests.serving.openai.paged_model import Paged
 from tests.serving.services import Rows
 
 from hooke.autoscaling.service_policy import (
@@ -18,6 +21,7 @@ from hooke.autoscaling.service_policy import (
     stretches,
 )
 from hooke.base.errors import NotEnoughData, UsageError
+from hooke.charts.service_chart import service_panels, service_plot
 from hooke.journal.events import RunStarted
 from hooke.journal.run_view import is_service, view_of
 from hooke.journal.service_events import BatchSize, BatchWindow, MethodBatches
@@ -25,6 +29,7 @@ from hooke.project.folder import Project
 from hooke.services.service_report import (
     ServiceFold,
     law_lines,
+    picture_of,
     read_service,
     save_service,
     service_facts,
@@ -33,7 +38,7 @@ from hooke.services.service_report import (
 )
 from hooke.services.service_runs import ServiceRun
 from hooke.serving.service import service_of
-from hooke.serving.slo import Slo
+from hooke.serving.slo import Slo, parse_slo
 from hooke.serving.stats_windows import merge_windows
 
 
@@ -133,6 +138,36 @@ def test_a_run_as_it_is_shown(run):
     assert [row[-1] for row in rows] == ["12"]
     row = view_of(run.project.runs, run.id).row(0.0)
     assert (row.done, row.failed, row.status) == (360, 12, "finished")
+
+
+def test_a_language_model_is_shown_by_its_tokens_and_steps(tmp_path):
+    declared = dataclasses.replace(service_of(Paged), slo=parse_slo("p95 first < 2s, each < 100ms"))
+    with ServiceRun(Project.find(tmp_path), declared, entry="paged.py:Paged", shown={}) as run:
+        run.window(
+            BatchWindow(at=time.time(), seconds=5.0, arrived=1, steps=token_windows(1, count=1)[0].steps)
+        )
+        for each in token_windows(1, count=3):
+            run.window(
+                msgspec.structs.replace(
+                    each, at=time.time(), arrived=10, requests=10, over_slo=1, answer_tokens=300
+                )
+            )
+    record = read_service(run.project.runs.folder(run.id))
+    assert str(record.slo) == "p95 first < 2.00 s, each < 100 ms"
+    text = service_text(record, alive=False)
+    assert "900 tokens of answers" in text
+    assert "200 steps, of " in text, "those before the first answer has ended, too"
+    assert "SLO p95 first < 2.00 s, each < 100 ms: NOT kept, 90 % of requests within it" in text
+    columns, rows = service_table(record)
+    assert {"tokens/s", "whole p50", "whole p95", "in a step"} <= set(columns)
+    cells = dict(zip(columns, rows[-1], strict=True))
+    assert cells["in a step"] and cells["busy"] not in ("", "0%")
+    picture = picture_of(record)
+    assert picture.tokens is not None and picture.tokens.sum() > 0
+    assert picture.limit is None, "a promise for first tokens is no limit of whole answers"
+    panels = [each.title for each in service_panels(picture)]
+    assert "tokens of answers per second" in panels and "requests in a step, on average" in panels
+    assert "tokens per second" in service_plot(picture, width=80, colour=False, ascii_only=True)
 
 
 @pytest.mark.parametrize("ending", [".svg", ".html", ".png"])

@@ -300,7 +300,7 @@ class SideBySide:
         )
 
 
-def all_families(
+def all_families(  # noqa: PLR0913 - the parts of an experiment
     counts: Ints,
     station: Station,
     *,

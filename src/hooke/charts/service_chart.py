@@ -204,7 +204,11 @@ def service_panels(picture: ServicePicture) -> list[sheet.PagePanel]:
     tokens = picture.tokens
     return [
         _requests_panel(picture),
-        *([_steps_panel(picture, "tokens of answers per second", tokens, LOAD)] if tokens is not None else []),
+        *(
+            [_steps_panel(picture, "tokens of answers per second", tokens, LOAD)]
+            if tokens is not None
+            else []
+        ),
         _latency_panel(picture),
         _replicas_panel(picture),
         _steps_panel(

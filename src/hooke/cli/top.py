@@ -176,7 +176,18 @@ RUNS = (
     "",
 )
 SERVICES = (
-    *("service", "state", "replicas", "per s", "p99", "tokens/s", "first p95", "next p95", "waiting", "in SLO"),
+    *(
+        "service",
+        "state",
+        "replicas",
+        "per s",
+        "p99",
+        "tokens/s",
+        "first p95",
+        "next p95",
+        "waiting",
+        "in SLO",
+    ),
     *("url", "project", ""),
 )
 FLEETS = ("fleet", "kept by", "machines", "wanted", "promised", "ending", "$/h", "so far", "project", "")

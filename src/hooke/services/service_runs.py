@@ -369,4 +369,6 @@ class ServiceRun:
 
 
 def _eventful(window: BatchWindow) -> bool:
-    return bool(window.methods or window.requests or window.refused or window.late or window.gone or window.steps)
+    return bool(
+        window.methods or window.requests or window.refused or window.late or window.gone or window.steps
+    )

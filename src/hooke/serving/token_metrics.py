@@ -212,7 +212,10 @@ def token_rates(
         counts = {at: end - (ends[at - 1] if at else 0.0) for at, end in enumerate(ends)}
         return quantile_s(counts, 95.0, bounds[:-1])
 
-    given, given_before = total(GIVEN), sum(each.value for each in then[GIVEN].samples) if GIVEN in then else 0
+    given, given_before = (
+        total(GIVEN),
+        sum(each.value for each in then[GIVEN].samples) if GIVEN in then else 0,
+    )
     return TokenRates(
         tokens_per_s=None if given is None else (given - given_before) / max(seconds, 1e-9),
         first_p95_s=p95_s(FIRST),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import openai
 import pytest
 from tests.serving.openai.paged_model import Paged
+from tests.serving.openai.scripted_model import Scripted
 
 from hooke.serving.auth import ApiKey, Auth
 from hooke.serving.limits import ConnectionLimits
@@ -90,7 +91,15 @@ def paged() -> Iterator[Served]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[Served]:
+    with served(Scripted) as made:
+        yield made
+
+
 @pytest.fixture
-def client(paged: Served) -> Iterator[openai.OpenAI]:
-    with paged.client() as made:
+def client(request: pytest.FixtureRequest) -> Iterator[openai.OpenAI]:
+    """Of the service that the module's SERVED names; without it, of `paged`."""
+    service: Served = request.getfixturevalue(getattr(request.module, "SERVED", "paged"))
+    with service.client() as made:
         yield made

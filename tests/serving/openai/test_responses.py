@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from tests.serving.openai.conftest import served
 from tests.serving.openai.scripted_model import Scripted, said_call
 
+SERVED = "scripted"
 WEATHER = {
     "type": "object",
     "properties": {"city": {"type": "string"}},
@@ -19,18 +20,6 @@ TOOLS = [
     {"type": "function", "name": "weather", "description": "Tells it.", "parameters": WEATHER, "strict": True}
 ]
 BERLIN = said_call("weather", city="Berlin")
-
-
-@pytest.fixture(scope="module")
-def scripted():
-    with served(Scripted) as made:
-        yield made
-
-
-@pytest.fixture
-def client(scripted):
-    with scripted.client() as made:
-        yield made
 
 
 def ask(client, said, **more):

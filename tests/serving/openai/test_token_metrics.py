@@ -6,8 +6,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.serving.openai.engine_checks import get, samples
 from tests.serving.openai.test_with_openais_client import LONG
 
+from hooke.services.supervisor.status import RecentCounts
 from hooke.serving.metrics import Counts, GatheredCounts, ReplicaSetMetrics, service_prometheus_text
-from hooke.serving.token_metrics import FIRST_S, TokenMeter, add_families, read_families
+from hooke.serving.token_metrics import FIRST_S, TokenMeter, add_families, read_families, token_rates
 
 OF_VLLM = """# HELP python_gc_objects_collected_total Objects collected during gc
 # TYPE python_gc_objects_collected_total counter
@@ -109,3 +110,24 @@ def test_our_own_engine_gives_them_out(paged, client):
     assert after["vllm:num_requests_running"] == after["vllm:num_requests_waiting"] == 0
     assert after["vllm:kv_cache_usage_perc"] == pytest.approx(0)
     assert 'model_name="Paged"' in get(paged, "/-/metrics")
+
+
+def test_tokens_a_second_and_times_are_those_of_the_last_minute():
+    meter, lately = TokenMeter("m"), RecentCounts()
+    for second in range(200):
+        meter.tokens(0, 50 if second < 100 else 7)
+        meter.first(30.0 if second < 100 else 0.05)
+        meter.next(0.02)
+        lately.take(second, Counts(service="chat"))
+        families = meter.families({"vllm:num_requests_waiting": second})
+        lately.take(second, Counts(service="chat", tokens=families))
+    found = lately.tokens()
+    assert found is not None
+    assert (found.tokens_per_s, found.waiting, found.memory) == (7, 199, None)
+    assert 0.04 < found.first_p95_s <= 0.06
+    assert 0.01 < found.next_p95_s <= 0.025
+    since = token_rates(meter.families({}), 200.0)
+    assert since.tokens_per_s == (100 * 50 + 100 * 7) / 200
+    assert since.first_p95_s > 20
+    assert token_rates(read_families(OF_VLLM), 1.0).tokens_per_s is None, "it says only what it was told"
+    assert RecentCounts().tokens() is None

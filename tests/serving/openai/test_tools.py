@@ -14,6 +14,7 @@ from tests.serving.openai.scripted_model import Plain, Scripted, said_call
 from hooke import service
 from hooke.serving.openai.tools import ToolCallReader, takes_tools
 
+SERVED = "scripted"
 WEATHER = {
     "type": "object",
     "properties": {
@@ -29,18 +30,6 @@ TOOLS = [
 ]
 FORM = takes_tools(Scripted)
 BERLIN = said_call("weather", city="Berlin", days=2)
-
-
-@pytest.fixture(scope="module")
-def scripted():
-    with served(Scripted) as made:
-        yield made
-
-
-@pytest.fixture
-def client(scripted):
-    with scripted.client() as made:
-        yield made
 
 
 def ask(client, say: str, **more):

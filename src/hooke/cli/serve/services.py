@@ -31,7 +31,19 @@ from hooke.serving.token_metrics import TokenRates
 __all__ = ["services"]
 
 POLL_S = 0.1
-COLUMNS = ("replica", "state", "age", "in flight", "answered", "per s", "p99", "memory", "pid", "port", "serves")
+COLUMNS = (
+    "replica",
+    "state",
+    "age",
+    "in flight",
+    "answered",
+    "per s",
+    "p99",
+    "memory",
+    "pid",
+    "port",
+    "serves",
+)
 TOKEN_COLUMNS = ("waiting", "tokens/s", "first p95", "next p95", "kv cache")
 """Of a language model, instead of p99: a whole answer takes as long as its tokens."""
 P99 = COLUMNS.index("p99")
