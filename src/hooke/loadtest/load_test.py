@@ -38,7 +38,7 @@ from hooke.loadtest.rate_search import (
     safe_rate,
     summary_of,
 )
-from hooke.loadtest.requests import Sent, described, given, made_for_file, made_for_url
+from hooke.loadtest.requests import OF_LENGTHS, Sent, described, given, made_for_file, made_for_url
 from hooke.loadtest.sweep import Sweep, SweptService, Varied, sweep
 from hooke.loadtest.target import parse_target, request_bytes
 from hooke.processes.devices import cpus_here
@@ -522,7 +522,8 @@ def bench_file(  # noqa: PLR0913 - options by name
     """
     declared, file = load_service(entry)
     chosen = path or _only_path(declared)
-    slo = order.slo or declared.slo
+    # A promise about tokens says nothing of whole answers.
+    slo = order.slo or (declared.slo if declared.protocol is None else None)
     _check_asked(dataclasses.replace(order, slo=slo), f"{declared.name}{chosen}")
     sent = given(bodies) if bodies else made_for_file(declared, chosen, seed=order.seed)
     if replicas is None and declared.replicas != (1, 1):
@@ -579,6 +580,11 @@ def _check_asked(order: BenchOrder, name: str) -> None:
 
 
 def _only_path(declared: Service) -> str:
+    if declared.protocol is not None:
+        raise UsageError(
+            f"{declared.name} is a language model, whose answers are as long as their tokens",
+            fix=f"give lengths of prompts and answers: {OF_LENGTHS}; or a route, such as --path /v1/embeddings, with --data",
+        )
     names = list(declared.methods())
     if len(names) > 1 and "predict" not in names:
         raise UsageError(

@@ -24,6 +24,7 @@ from hooke.serving.payloads import Method, methods_of
 from hooke.serving.service import Service
 
 __all__ = [
+    "OF_LENGTHS",
     "Sent",
     "arrivals_of",
     "bodies_of",
@@ -101,6 +102,8 @@ COUNT = 256
 """Number of generated bodies, which are sent in turn: too many for a small cache."""
 MOST_BYTES = 16 * 1024 * 1024
 MOST_SHOWN = 160
+OF_LENGTHS = "--lengths azure-conversation"
+"""How a language model is tested."""
 _GIVE = "give a request body: --data '{\"rows\": [[1, 2]]}', or --data @FILE"
 
 
@@ -169,9 +172,10 @@ def made_for_url(document: Mapping[str, Any], target: Target, path: str, *, seed
     operation = paths.get(path.partition("?")[0], _Path()).post
     if operation is None:
         asked = [name for name, each in paths.items() if each.post is not None and "{" not in name]
+        valid = f"valid: {', '.join(f'--path {name}' for name in asked)}" if asked else _GIVE
         raise UsageError(
             f"{url} does not accept POST requests",
-            fix=f"valid: {', '.join(f'--path {name}' for name in asked)}" if asked else _GIVE,
+            fix=f"for a language model: {OF_LENGTHS}; {valid}" if "/v1/completions" in asked else valid,
         )
     content = operation.body.content.get("application/json", _Content())
     examples = [each["value"] for each in content.examples.values() if "value" in each]

@@ -71,7 +71,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--slo",
     metavar="SLO",
-    help='Such as "p99 < 50ms"; with --lengths "p95 first < 2s, each < 100ms".  [default: the SLO of the service]',
+    help='Such as "p99 < 50ms"; with --lengths "p95 first < 2s, each < 100ms".  [default: that of the class in FILE.py; a URL tells none]',
 )
 @click.option(
     "--rate",
