@@ -589,7 +589,6 @@ def picture_of(record: ServiceRecord, *, since: float | None = None) -> ServiceP
     parts = time_slices(windows, staff, began=first, ended=record.until, most=MOST_STRETCHES)
     lengths = np.array([part.seconds for part in parts])
     slo, tokens = record.slo, record.declared.tokens
-    percents = sorted({50.0, slo.percent if slo is not None else 99.0})
     limit = slo.limit_s if slo is not None and not tokens else None
     return ServicePicture(
         title=f"{record.started.pipeline}: load, replicas and latency",
@@ -612,13 +611,7 @@ def picture_of(record: ServiceRecord, *, since: float | None = None) -> ServiceP
             )
             for event in scalings(record.replicas)
         ),
-        times=tuple(
-            SeriesLine(
-                name=f"whole p{percent:g}" if tokens else f"p{percent:g}",
-                value=1e3 * np.array([part.quantile_s(percent) or math.nan for part in parts]),
-            )
-            for percent in percents
-        ),
+        times=tuple(_times(record, parts)),
         limit=1e3 * limit if limit is not None else None,
         limit_text=str(slo) if limit is not None else "",
         caption=f"from the journal of {record.started.run}, in intervals of {format_seconds(float(np.median(lengths)))}",
@@ -626,6 +619,14 @@ def picture_of(record: ServiceRecord, *, since: float | None = None) -> ServiceP
         batch=np.array([part.rows / part.batches if part.batches else math.nan for part in parts]),
         tokens=np.array([part.tokens for part in parts]) / lengths if tokens else None,
     )
+
+
+def _times(record: ServiceRecord, parts: Sequence[TimeSlice]) -> Iterator[SeriesLine]:
+    """Percentiles of answer times; of a language model, of whole answers."""
+    whole = "whole " if record.declared.tokens else ""
+    for percent in sorted({50.0, record.declared.slo_percent or 99.0}):
+        value = 1e3 * np.array([part.quantile_s(percent) or math.nan for part in parts])
+        yield SeriesLine(name=f"{whole}p{percent:g}", value=value)
 
 
 def save_service(record: ServiceRecord, path: Path, *, alive: bool) -> Path:
