@@ -45,6 +45,17 @@ class Picky:
         if len(rows[0]) != 9:
             raise ValueError("X has 4 features, but 9 are expected")
         return 0.0
+
+@service(protocol="openai")
+class Words:
+    def encode(self, prompt):
+        return [1]
+
+    def decode(self, tokens):
+        return ""
+
+    def step(self, pieces):
+        return None
 """
 DATA = '{"rows": [1, 2]}'
 
@@ -349,6 +360,7 @@ def test_the_token_goes_with_each_request(folder):
             ["free.py:Picky", "--rate", "1"],
             r"answers 500(.|\n)*the request was \{\"rows\":.*made from(.|\n)*--data",
         ),
+        (["free.py:Words", "--rate", "1"], r"Words is a language model(.|\n)*--lengths azure-conversation"),
         (["127.0.0.1:1", "--data", DATA], "no rate to search for"),
         (["127.0.0.1:1", "--data", "{rows}", "--rate", "1"], "--data is not valid JSON"),
         (["127.0.0.1:1", "--data", "@none.json", "--rate", "1"], "--data @none.json: No such file"),

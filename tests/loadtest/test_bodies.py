@@ -202,6 +202,7 @@ def test_of_a_url_its_examples_go_before_its_schema():
         (document({}), "/predcit", "does not accept POST requests"),
         (document({}), "/predict", "the body is not specified enough"),
         ({"paths": []}, "/predict", "is not an OpenAPI document"),
+        ({"paths": {"/v1/completions": {"post": {}}}}, "/predict", "for a language model: --lengths"),
     ],
 )
 def test_of_a_url_that_does_not_say(told, path, said):

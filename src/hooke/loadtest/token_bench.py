@@ -544,7 +544,11 @@ def _time(seconds: float) -> str:
 def _sentences(test: TokenTest) -> list[str]:
     order = test.order
     said = ["stopped early; the results so far are above"] if test.stopped else []
-    said.append(f"good: {order.slo}" if order.slo is not None else "good: answered, as no SLO is known; --slo sets one")
+    said.append(
+        f"good: {order.slo}"
+        if order.slo is not None
+        else "good: answered, as no SLO is known; --slo sets one"
+    )
     for level in test.levels:
         if level.limited:
             said.append(f"at {level.rate:g}/s there is no result: {level.limited}")

@@ -389,7 +389,7 @@ _GAUGES: Mapping[str, tuple[str, Callable[[Counts], float | None]]] = {
 }
 _COUNTERS: Mapping[str, tuple[str, Callable[[Counts], float]]] = {
     "hooke_model_busy_seconds": (
-        "Seconds that the model ran; calls of async def count only as batches.",
+        "Seconds that the model ran; calls of async def count only as batches, and steps of a language model not at all.",
         lambda c: c.busy_s,
     ),
     "process_cpu_seconds": ("Total user and system CPU time in seconds.", lambda c: c.process.cpu_s),
