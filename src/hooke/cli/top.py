@@ -176,20 +176,9 @@ RUNS = (
     "",
 )
 SERVICES = (
-    *(
-        "service",
-        "state",
-        "replicas",
-        "per s",
-        "p99",
-        "tokens/s",
-        "first p95",
-        "next p95",
-        "waiting",
-        "in SLO",
-    ),
-    *("url", "project", ""),
-)
+    "service", "state", "replicas", "per s", "p99", "tokens/s", "first p95", "next p95", "waiting", "in SLO",
+    "url", "project", "",
+)  # fmt: skip
 FLEETS = ("fleet", "kept by", "machines", "wanted", "promised", "ending", "$/h", "so far", "project", "")
 MACHINES = ("machine", "fleet", "state", "age", "$/h", "so far")
 

@@ -293,7 +293,7 @@ def _single_line(one: dict[str, Any]) -> str:
     if one["unknown"]:
         return one["unknown"]
     p99 = "" if one["p99_s"] is None else f", p99 {format_seconds(one['p99_s'])}"
-    if one["tokens"] is not None:
+    if one.get("tokens"):
         cells = zip(TOKEN_COLUMNS, _token_cells(one["tokens"]), strict=True)
         p99 = "".join(f", {name} {value}" for name, value in cells if value)
     return f"{one['answered']:,} answered since its start ({one['rate']:.3g}/s{p99}), {one['in_flight']} in flight"
@@ -309,7 +309,7 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
         f"  it serves {facts['generation']}; run {facts['run']}, supervisor pid {facts['pid']}, Envoy pid {facts['front_pid']}",
     ]
     lines.append(f"  {_proxy_line(facts['front'])}")
-    if facts["slo"] is not None:
+    if facts.get("slo"):  # a supervisor of an earlier version says none
         lines.append(f"  {_slo_line(facts['slo'])}")
     if facts["zero"] is not None:
         lines.append(f"  {_zero_line(facts['zero'])}")
@@ -319,7 +319,7 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
         lines.append(f"  {_trial_line(facts)}")
     elif facts["rolling_out"]:
         lines.append(f"  rolling out {facts['rolling_out']}")
-    tokens = any(one["tokens"] is not None for one in facts["replicas"])
+    tokens = any(one.get("tokens") for one in facts["replicas"])
     columns = (*COLUMNS[:P99], *TOKEN_COLUMNS, *COLUMNS[P99 + 1 :]) if tokens else COLUMNS
     rows = [_cells(one, tokens=tokens) for one in facts["replicas"]]
     lines += ["", *aligned(columns, rows, right=range(2, len(columns) - 1))] if rows else []
@@ -389,7 +389,7 @@ def _cells(one: dict[str, Any], *, tokens: bool) -> tuple[str, ...]:
         str(one["in_flight"]),
         str(one["answered"]),
         "" if one["rate"] is None else f"{one['rate']:.3g}",
-        *(_token_cells(one["tokens"]) if tokens else (p99,)),
+        *(_token_cells(one.get("tokens")) if tokens else (p99,)),
         format_bytes(one["memory_bytes"]),
         str(one["pid"]),
         str(one["port"]),
