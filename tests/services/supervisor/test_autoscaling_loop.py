@@ -37,6 +37,7 @@ def test_what_the_proxy_refused_is_load_and_late(tmp_path: Path) -> None:
     scaler.decide(20.0, core, called=10, shed=45)
     scaler.close()
     assert read_arrivals(tmp_path)[1].sum() == 55
+    assert scaler.slo_facts() == {"promised": "p99 < 500 ms", "requests": 45, "kept": 0}
 
 
 def test_a_rule_is_chosen_from_the_log_and_what_arrives_is_added_to_it(tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ async def burst(service: Supervised, folder: Path) -> tuple[list[tuple[str, int,
     counts["short"] = replicas()
     await users.until(lambda: replicas() == 3, LONG)
     counts["long"] = replicas()
+    told = [one["tokens"] for one in facts_of(folder, "Slow")["replicas"] if one["tokens"] is not None]
+    assert max(each["tokens_per_s"] for each in told) > 0, "the status has what they computed"
+    assert max(each["next_p95_s"] or 0 for each in told) > 0.01
     await users.until(lambda: replicas() == 1, SHORT)
     answers = await asyncio.gather(*users.asked)
     await users.client.close()
