@@ -1,5 +1,6 @@
 """Shuffled batches as tensors: one order for any number of ranks and of loader processes, and a state that follows the loop."""
 
+import gc
 import itertools
 import json
 import os
@@ -352,6 +353,8 @@ def fails(batch):
 def test_an_error_in_a_loader_process_is_that_of_the_loop():
     with pytest.raises(ValueError, match="a row that cannot be read"):
         list(loader(workers=2, transform=fails))
+    # PyTorch's frames refer to one another, and end the workers when the collector finds them: 10 s, which some other test would take.
+    gc.collect()
 
 
 def test_polars_in_a_forked_worker_is_refused():

@@ -30,3 +30,9 @@ def trees(sources: list[Path]) -> dict[Path, ast.Module]:
     gc.enable()
     gc.freeze()
     return parsed
+
+
+@pytest.fixture(scope="package")
+def nodes(trees: dict[Path, ast.Module]) -> dict[Path, list[ast.AST]]:
+    """All nodes of each tree."""
+    return {path: list(ast.walk(tree)) for path, tree in trees.items()}

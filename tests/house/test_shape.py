@@ -29,12 +29,6 @@ PRIVATE = re.compile(
 )
 
 
-def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node
-
-
 def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Lines of a function without its decorators and docstring."""
     first = function.body[0]
@@ -131,12 +125,12 @@ def test_a_module_binds_a_constant_once(trees: dict[Path, ast.Module], root: Pat
     assert not twice
 
 
-def test_functions_fit_a_screen(trees: dict[Path, ast.Module], root: Path) -> None:
+def test_functions_fit_a_screen(nodes: dict[Path, list[ast.AST]], root: Path) -> None:
     long = [
-        f"{path.relative_to(root)}:{function.lineno} {function.name}: {body_lines(function)} lines"
-        for path, tree in trees.items()
-        for function in functions(tree)
-        if body_lines(function) >= FUNCTION_LINES
+        f"{path.relative_to(root)}:{node.lineno} {node.name}: {body_lines(node)} lines"
+        for path, all_nodes in nodes.items()
+        for node in all_nodes
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and body_lines(node) >= FUNCTION_LINES
     ]
     assert not long, f"functions of {FUNCTION_LINES} lines or more:\n" + "\n".join(long)
 
@@ -176,7 +170,7 @@ def test_every_module_names_what_is_public(trees: dict[Path, ast.Module], root: 
     assert not missing, f"public functions or classes, but no __all__: {missing}"
 
 
-def test_nothing_imports_the_root_package(trees: dict[Path, ast.Module], root: Path) -> None:
+def test_nothing_imports_the_root_package(nodes: dict[Path, list[ast.AST]], root: Path) -> None:
     """`import hooke` is lazy for users; inside, each name is imported from where it is made."""
 
     def imports_root(node: ast.stmt) -> bool:
@@ -186,8 +180,8 @@ def test_nothing_imports_the_root_package(trees: dict[Path, ast.Module], root: P
 
     guilty = [
         f"{path.relative_to(root)}:{node.lineno}"
-        for path, tree in trees.items()
-        for node in ast.walk(tree)
+        for path, all_nodes in nodes.items()
+        for node in all_nodes
         if isinstance(node, ast.stmt) and imports_root(node)
     ]
     assert not guilty
@@ -217,7 +211,7 @@ INSTALLED = re.compile(r"""pip3? install [^\n`;{]*?["' ]hooke(?!-ml)(?![\w.-])|\
 """A command that would install another project: `hooke` is its name in the index."""
 
 
-def test_every_command_installs_this_project(root: Path, trees: dict[Path, ast.Module]) -> None:
+def test_every_command_installs_this_project(root: Path, nodes: dict[Path, list[ast.AST]]) -> None:
     found = [
         f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match.group()}"
         for name, text in tracked_texts(root)
@@ -227,8 +221,8 @@ def test_every_command_installs_this_project(root: Path, trees: dict[Path, ast.M
     assert not found, "the distribution is hooke-ml:\n" + "\n".join(found)
     texts = {
         str(path.relative_to(root)): node.value
-        for path, tree in trees.items()
-        for node in ast.walk(tree)
+        for path, all_nodes in nodes.items()
+        for node in all_nodes
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and DISTRIBUTION in node.value
     }
     assert set(texts) == {"src/hooke/base/distributions.py"}, "install_command() makes these commands"

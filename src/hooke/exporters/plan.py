@@ -520,8 +520,9 @@ _COMPARED = frozenset({bool, bytes, complex, dict, float, frozenset, int, list, 
 
 
 def _module_of_file(file: Path) -> str:
+    end = file.name
     for name, module in list(sys.modules.items()):
         found = getattr(module, "__file__", None)
-        if isinstance(found, str) and found.endswith(file.name) and name != "__main__" and Path(found) == file:
+        if isinstance(found, str) and found.endswith(end) and name != "__main__" and Path(found) == file:
             return name
     return ""
