@@ -1,8 +1,8 @@
 """The cache matrix of Hooke beside joblib, Prefect and Hamilton: which edits does each notice?
 
-    python benchmarks/cache_matrix.py > matrix.md
+    python -m benchmarks.cache_matrix > matrix.md
 
-Runs the edits of tests/keys/test_cache_matrix.py, before and after in two fresh processes, and asks each tool as it is
+Runs the edits of tests/keys/test_cache_matrix.py from the root of the repository, before and after in two fresh processes, and asks each tool as it is
 installed whether it would run the task again: joblib by `check_call_in_cache` on a store that the first process filled,
 Prefect by the key of `INPUTS + TASK_SOURCE`, Hamilton by its code version and data version, Hooke by its keys.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
-import importlib.util
 import io
 import json
 import os
@@ -25,7 +24,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parents[1] / "tests" / "keys"
+from tests.keys.matrix_child import Value, from_module, from_notebook
+from tests.keys.matrix_moves import MUST_MOVE
+from tests.keys.matrix_rows import write
+from tests.keys.matrix_stays import MUST_STAY
+
 TOOLS = ("hooke", "joblib", "prefect", "hamilton")
 NAMES = {"hooke": "Hooke", "joblib": "joblib", "prefect": "Prefect", "hamilton": "Hamilton"}
 DISTRIBUTIONS = {"joblib": "joblib", "prefect": "prefect", "hamilton": "apache-hamilton"}
@@ -76,21 +79,8 @@ def joblib_key(task: Callable[..., Any], value: object, store: Path) -> str:
 KEYS = {"hooke": hooke_key, "joblib": joblib_key, "prefect": prefect_key, "hamilton": hamilton_key}
 
 
-def load(name: str) -> Any:
-    """A module of the tests by its file."""
-    spec = importlib.util.spec_from_file_location(name, TESTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def child(side: str, folder: Path) -> None:
     """One process: all rows of one side, each tool's answer or its error."""
-    rows = load("test_cache_matrix")
-    loaders = load("matrix_child")
     answers: dict[str, dict[str, str]] = {}
     for name in (
         "joblib",
@@ -101,12 +91,12 @@ def child(side: str, folder: Path) -> None:
         importlib.import_module(
             name
         )  # else the loader, which forgets a row's modules, would forget these too
-    for number, (name, row) in enumerate((rows.MUST_MOVE | rows.MUST_STAY).items()):
+    for number, (name, row) in enumerate((MUST_MOVE | MUST_STAY).items()):
         place = folder / side / f"project{number}"
-        rows.write(place, row.shared | getattr(row, side), row.namespaces)
-        opened = (loaders.from_notebook if row.notebook else loaders.from_module)(str(place), row.expression)
+        write(place, row.shared | getattr(row, side), row.namespaces)
+        opened = (from_notebook if row.notebook else from_module)(str(place), row.expression)
         with contextlib.redirect_stderr(io.StringIO()), opened as target:
-            is_input = isinstance(target, loaders.Value)
+            is_input = isinstance(target, Value)
             task, value = (take, target.value) if is_input else (target, 1)
             answers[name] = {tool: ask(tool, task, value, folder / "joblib" / str(number)) for tool in TOOLS}
     print(json.dumps(answers))
@@ -159,14 +149,14 @@ def main() -> None:
         sides = []
         for side, seed in (("before", "1"), ("after", "2")):
             done = subprocess.run(
-                [sys.executable, __file__, side, name],
+                [sys.executable, "-m", "benchmarks.cache_matrix", side, name],
                 env=os.environ | {"PYTHONHASHSEED": seed, "PREFECT_LOGGING_LEVEL": "CRITICAL"},
                 stdout=subprocess.PIPE,
                 text=True,
                 check=True,
             )
             sides.append(json.loads(done.stdout.splitlines()[-1]))
-    print(*table(*sides, load("test_cache_matrix").MUST_MOVE), sep="\n")
+    print(*table(*sides, MUST_MOVE), sep="\n")
 
 
 if __name__ == "__main__":
