@@ -35,7 +35,7 @@ test-all: venv  ## run every test, all campaigns in full, and record that they p
 	HOOKE_TEST_ALL=1 $(PYTEST)
 
 unit: venv  ## run the quick tests
-	HOOKE_TEST_ALL=0 $(BIN)/python -m pytest -m "not heavy and not slow and not gpu" -n 2 --dist loadgroup --no-loadscope-reorder
+	HOOKE_TEST_ALL=0 $(BIN)/python -m pytest -m "not heavy and not slow and not gpu" -n 2 --dist loadfile
 
 campaigns: venv  ## run all campaigns in full, and record that they passed
 	HOOKE_TEST_ALL=1 $(PYTEST) -m campaign
