@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from operator import add
 from typing import NamedTuple
 
 import msgspec
@@ -114,11 +113,14 @@ class Piece(NamedTuple):
     request: TokenRequest
     start: int
     tokens: int
+    gives_token: bool
+    """Whether these are its last ones."""
 
-    @property
-    def gives_token(self) -> bool:
-        """Whether these are its last ones."""
-        return self.start + self.tokens == self.request.length
+    @classmethod
+    def of(cls, request: TokenRequest, tokens: int) -> Piece:
+        """The next tokens to compute of a request."""
+        start = request.computed
+        return cls(request, start, tokens, start + tokens == request.prompt + request.answered)
 
 
 class StepWork(NamedTuple):
@@ -134,8 +136,7 @@ class StepWork(NamedTuple):
     """Pairs of a token of a prompt and a token that it sees."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenStep:
+class TokenStep(NamedTuple):
     """What the model computes together. `evicted` lost their pages before it."""
 
     pieces: tuple[Piece, ...]
@@ -148,7 +149,7 @@ class TokenStep:
         """With the work of these pieces."""
         pieces = tuple(pieces)
         prompt = context = attention = 0
-        for request, start, tokens in pieces:
+        for request, start, tokens, _ in pieces:
             if tokens == 1 and start >= request.prompt:
                 context += start + 1
             else:
@@ -226,7 +227,7 @@ class TokenScheduler:
         """Tokens that an answer has, by those that have ended."""
         self._taken = self._prompts = self._reused = self._answered = self._answers = 0
         self._given = self._steps = self._gone = 0
-        self._work = StepWork(0, 0, 0, 0)
+        self._work = [0, 0, 0, 0]
         self._lines: dict[tuple[int, Hashable], deque[TokenRequest]] = {}
         """By urgency and user: who began before, then by deadlines, then by arrival."""
         self._served: dict[Hashable, float] = {}
@@ -296,7 +297,7 @@ class TokenScheduler:
             answer_tokens=self._answers,
             given=self._given,
             left=self._gone,
-            work=self._work,
+            work=StepWork(*self._work),
             steps=self._steps,
             busy_s=busy_s,
         )
@@ -330,21 +331,9 @@ class TokenScheduler:
     def step(self, now: float) -> TokenStep:
         """What to compute next; without pieces if there is nothing."""
         evicted: list[TokenRequest] = []
-        urgencies = [*(each.rank for each in self.running), *(urgency for urgency, _ in self._lines)]
-        self._highest = max(urgencies, default=0)
         pieces = self._go_on(evicted)
-        spare = 0 if evicted else self.step_tokens - sum(piece.tokens for piece in pieces)
-        while spare > 0 and (request := self._next(now)) is not None and request not in evicted:
-            rank = self._rank(request, now)
-            if len(self.running) >= self.slots and not self._make_way(rank, pieces, evicted):
-                break
-            while (piece := self._begin(request, rank, spare)) is None:
-                if not self._make_way(rank, pieces, evicted):
-                    break
-            if piece is None:
-                break
-            pieces.append(piece)
-            spare = self.step_tokens - sum(each.tokens for each in pieces)
+        if self._lines and not evicted:
+            self._begin_others(now, pieces, evicted)
         self._in_step = {piece.request for piece in pieces}
         for piece in pieces:
             self._charge(piece)
@@ -355,16 +344,17 @@ class TokenScheduler:
         answered: list[TokenRequest] = []
         self._in_step = set()
         self._steps += bool(step.pieces)
-        self._work = StepWork(*map(add, self._work, step.work))
+        for at, more in enumerate(step.work):
+            self._work[at] += more
         for piece in step.pieces:
             request = piece.request
             if request.ended:
                 self._end(request)
                 continue
-            gives = piece.gives_token
             request.computed += piece.tokens
-            self._name_pages(request, piece.start)
-            if gives:
+            if piece.start < request.prompt:
+                self._name_pages(request, piece.start)
+            if piece.gives_token:
                 request.answered += 1
                 self._given += 1
                 if request in last or request.answered >= request.most:
@@ -386,7 +376,7 @@ class TokenScheduler:
             tokens = 1 + min(request.length - request.computed - 1, spare)
             if self._grow(request, request.computed + tokens):
                 spare -= tokens - 1
-                pieces.append(Piece(request, request.computed, tokens))
+                pieces.append(Piece.of(request, tokens))
                 at += 1
             else:  # the last one gives way: it has no piece yet, and may be this one
                 spare += 1
@@ -395,10 +385,12 @@ class TokenScheduler:
 
     def _grow(self, request: TokenRequest, tokens: int) -> bool:
         """Give it pages for so many tokens; whether there were enough."""
-        pages = self.pool.take(self.pool.pages_for(tokens) - len(request.pages))
-        if pages is None:
-            return False
-        request.pages += pages
+        more = self.pool.pages_for(tokens) - len(request.pages)
+        if more > 0:
+            pages = self.pool.take(more)
+            if pages is None:
+                return False
+            request.pages += pages
         return True
 
     def _evict(self, request: TokenRequest) -> TokenRequest:
@@ -412,6 +404,23 @@ class TokenScheduler:
         return request
 
     # -- who begins --------------------------------------------------------------------------------
+
+    def _begin_others(self, now: float, pieces: list[Piece], evicted: list[TokenRequest]) -> None:
+        """Add the pieces of those that begin now, while there is room; what is less urgent may have to make way."""
+        urgencies = [*(each.rank for each in self.running), *(urgency for urgency, _ in self._lines)]
+        self._highest = max(urgencies, default=0)
+        spare = self.step_tokens - sum(piece.tokens for piece in pieces)
+        while spare > 0 and (request := self._next(now)) is not None and request not in evicted:
+            rank = self._rank(request, now)
+            if len(self.running) >= self.slots and not self._make_way(rank, pieces, evicted):
+                break
+            while (piece := self._begin(request, rank, spare)) is None:
+                if not self._make_way(rank, pieces, evicted):
+                    break
+            if piece is None:
+                break
+            pieces.append(piece)
+            spare = self.step_tokens - sum(each.tokens for each in pieces)
 
     def _rank(self, request: TokenRequest, now: float) -> int:
         return self._highest if now - request.arrived >= self.limits.patience_s else request.urgency
@@ -463,7 +472,7 @@ class TokenScheduler:
         assert grown, "free pages were counted"
         self.running.append(request)
         self.running.sort(key=lambda each: -each.rank)  # stable: who began first stays first
-        return Piece(request, request.computed, tokens)
+        return Piece.of(request, tokens)
 
     # -- bookkeeping -------------------------------------------------------------------------------
 
@@ -520,8 +529,10 @@ class TokenScheduler:
 
     def _charge(self, piece: Piece) -> None:
         """Count the tokens of a prompt once, and each of an answer; not what is computed again after an eviction."""
-        request = piece.request
-        end = piece.start + piece.tokens
-        prompt = max(min(end, request.prompt) - max(request.counted, piece.start), 0)
+        request, start, tokens, gives_token = piece
+        end = start + tokens
+        charged = ANSWER_WEIGHT if gives_token else 0
+        if start < request.prompt:
+            charged += max(min(end, request.prompt) - max(request.counted, start), 0)
         request.counted = max(request.counted, end)
-        self._served[request.user] += prompt + ANSWER_WEIGHT * piece.gives_token
+        self._served[request.user] += charged
