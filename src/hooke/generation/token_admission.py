@@ -18,19 +18,20 @@ __all__ = ["RecentSteps", "fit_step", "wait_for_first_s"]
 
 FORGET = 0.99
 """A step's weight after one more: some hundred steps determine the times."""
-EVERY = 16
-"""So many steps are taken in at once: before the first ones nothing is predicted."""
+EVERY, EVERY_S = 16, 0.01
+"""Steps that are taken in at once, at least, and seconds that they took: before the first ones nothing is predicted."""
 OUTLIER = 8.0
 """A step that took more than so many times what was expected counts as that: a pause of the machine is not the model's."""
 
 
 class RecentSteps:
-    """The time of a step by its work: least squares over the last steps, and no part of it below 0. Solved anew every EVERY steps."""
+    """The time of a step by its work: least squares over the last steps, and no part of it below 0. Solved anew after EVERY steps that took EVERY_S."""
 
     def __init__(self) -> None:
         self._products = np.zeros((PARTS, PARTS))
         self._times = np.zeros(PARTS)
         self._new: list[tuple[float, ...]] = []
+        self._new_s = 0.0
         self._found: tuple[float, ...] = ()
 
     @property
@@ -40,10 +41,11 @@ class RecentSteps:
 
     def add(self, work: StepWork, took_s: float) -> bool:
         """A step was computed; whether times were found anew with it. Relative errors count: a step of a long prompt tells nothing of one of answers."""
+        self._new_s += took_s
         if self._found:
             took_s = min(took_s, OUTLIER * max(self.seconds(*work), 1e-6))
         self._new.append((1.0, *work, max(took_s, 1e-6)))
-        if len(self._new) < EVERY:
+        if len(self._new) < EVERY or (self._found and self._new_s < EVERY_S):
             return False
         self._solve()
         return True
@@ -60,12 +62,13 @@ class RecentSteps:
         )
 
     def _solve(self) -> None:
-        rows = np.array(self._new)
+        rows, count = np.array(self._new), len(self._new)
         self._new.clear()
+        self._new_s = 0.0
         rows, took_s = rows[:, :PARTS], rows[:, PARTS]
-        weighted = rows * (FORGET ** np.arange(EVERY)[::-1] / took_s**2)[:, None]
-        self._products = FORGET**EVERY * self._products + weighted.T @ rows
-        self._times = FORGET**EVERY * self._times + weighted.T @ took_s
+        weighted = rows * (FORGET ** np.arange(count)[::-1] / took_s**2)[:, None]
+        self._products = FORGET**count * self._products + weighted.T @ rows
+        self._times = FORGET**count * self._times + weighted.T @ took_s
         self._found = tuple(non_negative(self._products.tolist(), self._times.tolist()))
 
 
