@@ -11,7 +11,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -56,8 +56,7 @@ END_S = 1.0
 """How long the end of the process waits for a step, which may take for ever."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenPiece:
+class TokenPiece(msgspec.Struct, frozen=True, kw_only=True):
     """What a step computes of one request: `tokens`, of which the first is the request's token number `start`.
 
     `pages` hold the request's keys and values: its token number `i` is in page `pages[i // page_tokens]` at `i % page_tokens`. Those
@@ -424,19 +423,25 @@ class TokenEngine:
 
     def _run(self) -> None:
         why: Problem | None = None
+        scheduler = self.scheduler
         try:
             while self._take():
-                updates = [(self._of.pop(each), _late()) for each in self.scheduler.expired(time.monotonic())]
+                updates: list[tuple[GrowingAnswer, TokenUpdate | Problem]] = []
                 began, before = time.monotonic(), self.steps
-                step = self.scheduler.step(began)
+                if scheduler.waiting:
+                    updates += [(self._of.pop(each), _late()) for each in scheduler.expired(began)]
+                step = scheduler.step(began)
                 if began - self._loaded >= LOAD_EVERY_S:
                     self._count_load(began)
                 self.meter.preemptions += len(step.evicted)
                 if step.pieces:
-                    with self._calling():
+                    self.busy_since = began  # as in `_calling`, which costs more
+                    try:
                         updates += self._step(step)
+                    finally:
+                        self.busy_since = None
                     self._busy_s += time.monotonic() - began
-                if not (self.scheduler.running or self.scheduler.waiting):
+                if not (scheduler.running or scheduler.waiting):
                     self._count_load(0.0)
                     if self._idle is not None and began - self._idle_said >= IDLE_EVERY_S:
                         self._idle_said = began
@@ -463,15 +468,10 @@ class TokenEngine:
     def _take(self) -> bool:
         """Wait for something to do, and take in who came and who left; whether to go on."""
         scheduler = self.scheduler
+        if (scheduler.running or scheduler.waiting) and not self._asked:
+            return True  # most steps: no lock is needed
         with self._changed:
-            while not (
-                self._new
-                or self._gone
-                or self._texts
-                or self._closing
-                or scheduler.running
-                or scheduler.waiting
-            ):
+            while not (self._asked or scheduler.running or scheduler.waiting):
                 self._changed.wait()
                 self._since = time.monotonic()
             if self._closing:
@@ -493,6 +493,11 @@ class TokenEngine:
                 self._call(_embedded, texts.made, made)
             self._since = time.monotonic()
         return True
+
+    @property
+    def _asked(self) -> bool:
+        """Whether somebody came, left, asks for something else than tokens, or ends the thread."""
+        return bool(self._new or self._gone or self._texts or self._closing)
 
     def _begin_new(self) -> None:
         """Take in who came: the first one, and others while there is time. The rest comes after the next step."""
@@ -631,15 +636,19 @@ class TokenEngine:
             scheduler.stepped(step)
             self._since = time.monotonic()
             return [(each, problem) for each in failed]
-        updates = [(self._of[each], self._added(each, row)) for each, row in zip(givers, logits, strict=True)]
+        updates: list[tuple[GrowingAnswer, TokenUpdate | Problem]] = []
+        last: set[TokenRequest] = set()
+        for request, row in zip(givers, logits, strict=True):
+            answer = self._of[request]
+            update = self._added(answer, row)
+            updates.append((answer, update))
+            if isinstance(update, TokenUpdate) and update.reason is not None:
+                last.add(request)
         self._measure(updates)
-        last = [
-            request
-            for request, (_, update) in zip(givers, updates, strict=True)
-            if isinstance(update, TokenUpdate) and update.reason is not None
-        ]
-        for request in [*scheduler.stepped(step, set(last)), *(each for each in givers if each.ended)]:
-            self._of.pop(request, None)
+        scheduler.stepped(step, last)
+        for request in givers:
+            if request.ended:
+                self._of.pop(request, None)
         self.steps += 1
         self.tokens += len(givers)
         self._new_tokens = begun, len(givers)
@@ -669,22 +678,23 @@ class TokenEngine:
             if update.reason is not None:
                 meter.ended(update.reason, now - answer.arrived)
 
-    def _added(self, request: TokenRequest, logits: np.ndarray) -> TokenUpdate | Problem:
+    def _added(self, answer: GrowingAnswer, logits: np.ndarray) -> TokenUpdate | Problem:
         try:
-            return self._of[request].add(logits, self.model)
+            return answer.add(logits, self.model)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the client's answer
-            self.scheduler.cancel(request)
+            assert answer.request is not None
+            self.scheduler.cancel(answer.request)
             return problem_of(error, f"{self._name}.decode")
 
     def _logits(self, step: TokenStep, givers: int) -> np.ndarray:
         pieces = [
             TokenPiece(
-                tokens=self._of[each.request].tokens[each.start : each.start + each.tokens],
-                start=each.start,
-                pages=each.request.pages,
-                gives_token=each.gives_token,
+                tokens=self._of[request].tokens[start : start + tokens],
+                start=start,
+                pages=request.pages,
+                gives_token=gives_token,
             )
-            for each in step.pieces
+            for request, start, tokens, gives_token in step.pieces
         ]
         logits = np.asarray(self.model.step(pieces))
         if logits.ndim != 2 or len(logits) != givers:
@@ -701,7 +711,7 @@ class TokenEngine:
         took: tuple[StepWork, float, int, int] | None = None,
     ) -> None:
         if updates or took is not None:
-            self._call(self._deliver_all, list(updates), took)
+            self._call(self._deliver_all, updates, took)
 
     def _deliver_all(
         self,
@@ -715,8 +725,10 @@ class TokenEngine:
             self._observe(*took)
 
     def _call(self, function: Callable[..., None], *given: Any) -> None:
-        with suppress(RuntimeError):  # the loop has ended, and nobody waits there
+        try:
             self._loop.call_soon_threadsafe(function, *given)
+        except RuntimeError:
+            return  # the loop has ended, and nobody waits there
 
 
 @dataclass(frozen=True, slots=True, eq=False)
