@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Self
+from itertools import combinations_with_replacement
 
 from hooke.journal.service_events import BatchSize, BatchWindow, MethodBatches, StepSums
 
@@ -120,8 +120,12 @@ def size_bin(rows: int) -> int:
     return (octave << 3) + (rows >> octave)
 
 
-PRODUCTS = 21
-"""Of the six values of `StepSums`."""
+PRODUCTS = tuple(
+    (at, one, other) for at, (one, other) in enumerate(combinations_with_replacement(range(6), 2))
+)
+"""The place of each product in the sums of `StepSums`, and which two of its six values it is of."""
+ANSWERS_ONLY = tuple(each for each in PRODUCTS if not {1, 4} & {*each[1:]})
+"""Those that a step without prompts, as most are, adds to: the others are 0."""
 STEP_BINS = 8
 
 
@@ -277,12 +281,9 @@ class StatsWindow:
         at = step_bin(*work[:2])
         sums = self._steps.get(at)
         if sums is None:
-            sums = self._steps[at] = [0.0] * PRODUCTS
-        place = 0
-        for number, one in enumerate(values):
-            for other in values[number:]:
-                sums[place] += one * other
-                place += 1
+            sums = self._steps[at] = [0.0] * len(PRODUCTS)
+        for place, one, other in PRODUCTS if work[0] or work[3] else ANSWERS_ONLY:
+            sums[place] += values[one] * values[other]
         self._pairs.add((*work, took))
 
     def unbatched(self, took: float, *, over_slo: bool | None = None) -> None:
