@@ -328,6 +328,11 @@ def usage(prompt: int, answer: int, cached: int) -> dict[str, Any]:
     }
 
 
+_CHOICE_END = b',"logprobs":null,"finish_reason":null}]}\n\n'
+_DELTA_END = b"}" + _CHOICE_END
+"""What follows the text of a token."""
+
+
 class AnswerWriter:
     """Writes the answer to one request of chat or completions."""
 
@@ -351,6 +356,8 @@ class AnswerWriter:
         if asked.with_usage:
             self._chunk["usage"] = None
         self._begin = b"data: " + msgspec.json.encode(self._chunk)[:-1] + b',"choices":['
+        self._text_begins: dict[int, bytes] = {}
+        """The event of a text up to that, by the number of the answer: it is the same for each token."""
         self._calls: dict[int, int] = {}
         """Calls of tools so far, by the number of the answer."""
 
@@ -373,7 +380,10 @@ class AnswerWriter:
 
     def more(self, index: int, update: TokenUpdate, at: int) -> bytes:
         """The event of a token, whose text begins `at` so many letters into the answer."""
-        text, tokens, reason, calls, _ = update
+        text, tokens, reason, calls = update
+        if reason is None and not calls and self._asked.sampling.logprobs is None:
+            begin = self._text_begins.get(index) or self._text_begin(index)
+            return begin + _encode(text) + (_DELTA_END if self._asked.chat else _CHOICE_END)
         logprobs = self._logprobs(tokens, at)
         if not self._asked.chat:
             return self._event(index, text, logprobs, reason)
@@ -395,8 +405,13 @@ class AnswerWriter:
         """An error after the stream has begun."""
         return b"data: " + error_body(problem) + b"\n\n"
 
+    def _text_begin(self, index: int) -> bytes:
+        field = b'"delta":{"content":' if self._asked.chat else b'"text":'
+        made = self._text_begins[index] = b'%b{"index":%d,%b' % (self._begin, index, field)
+        return made
+
     def _event(self, index: int, said: Any, logprobs: Any = None, reason: str | None = None) -> bytes:
-        """An event with one choice. It is put together from parts: most of it is the same for each token."""
+        """An event with one choice."""
         return b'%b{"index":%d,"%b":%b,"logprobs":%b,"finish_reason":%b}]}\n\n' % (
             self._begin,
             index,
