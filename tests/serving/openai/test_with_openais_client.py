@@ -15,6 +15,7 @@ import httpx
 import openai
 import pytest
 from scipy.special import logsumexp
+from tests.serving.answers import wait_until
 from tests.serving.openai.conftest import TOKEN, Served, served
 from tests.serving.openai.paged_model import END, Paged, chat_tokens, greedy, logits_after
 
@@ -450,7 +451,14 @@ def test_a_replica_reports_what_it_has_to_do_and_which_requests_that_counts(page
     asked = [client.completions.create(model="Paged", prompt=LONG, temperature=0, n=2) for _ in range(3)]
     with pytest.raises(openai.BadRequestError):
         client.completions.create(model="Paged", prompt="x" * 500)
-    load, taken = paged.replica.take_token_load()
+    taken = []
+
+    def all_counted():  # what is refused is counted after its answer
+        taken.extend(paged.replica.take_token_load()[1])
+        return len(taken) == 4
+
+    wait_until(all_counted)
+    load, _ = paged.replica.take_token_load()
     assert [tokens for _, tokens in taken] == [len(LONG)] * 3 + [0]
     assert [name for name, _ in taken[:3]] == [each._request_id for each in asked]
     assert (load.running, load.waiting, load.outstanding) == (0, 0, 0)
