@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -301,6 +301,11 @@ class GrowingAnswer:
         return now[before:]
 
 
+_Updates: TypeAlias = list[tuple[GrowingAnswer, TokenUpdate | Problem]]
+_Took: TypeAlias = tuple[StepWork, float, int, int]
+"""As `observe` takes it."""
+
+
 class TokenEngine:
     """The thread of one model. Made and closed on the event loop, after the model's `setup`.
 
@@ -339,6 +344,7 @@ class TokenEngine:
         self._new: deque[GrowingAnswer] = deque()
         self._gone: deque[GrowingAnswer] = deque()
         self._texts: deque[_Texts] = deque()
+        self._undelivered: deque[tuple[_Updates, _Took | None]] = deque()
         self._closing = False
         self._observe = observe
         self._since = time.monotonic()
@@ -426,7 +432,7 @@ class TokenEngine:
         scheduler = self.scheduler
         try:
             while self._take():
-                updates: list[tuple[GrowingAnswer, TokenUpdate | Problem]] = []
+                updates: _Updates = []
                 began, before = time.monotonic(), self.steps
                 if scheduler.waiting:
                     updates += [(self._of.pop(each), _late()) for each in scheduler.expired(began)]
@@ -515,7 +521,7 @@ class TokenEngine:
             if time.monotonic() >= until:
                 break
 
-    def _took(self, step: TokenStep) -> tuple[StepWork, float, int, int]:
+    def _took(self, step: TokenStep) -> _Took:
         """The work of a step that was computed, all seconds since the one before it, answers that began, and tokens of answers."""
         before, self._since = self._since, time.monotonic()
         work, took_s = step.work, self._since - before
@@ -621,7 +627,7 @@ class TokenEngine:
                 asked.key.move(-sum(asked.counts), time.monotonic())
             return problem_of(error, f"{self._name}.embed")
 
-    def _step(self, step: TokenStep) -> list[tuple[GrowingAnswer, TokenUpdate | Problem]]:
+    def _step(self, step: TokenStep) -> _Updates:
         """Compute a step. An exception of the model is the answer to all in it, one of a text to its own."""
         scheduler = self.scheduler
         givers = [piece.request for piece in step.pieces if piece.gives_token]
@@ -636,7 +642,7 @@ class TokenEngine:
             scheduler.stepped(step)
             self._since = time.monotonic()
             return [(each, problem) for each in failed]
-        updates: list[tuple[GrowingAnswer, TokenUpdate | Problem]] = []
+        updates: _Updates = []
         last: set[TokenRequest] = set()
         for request, row in zip(givers, logits, strict=True):
             answer = self._of[request]
@@ -654,7 +660,7 @@ class TokenEngine:
         self._new_tokens = begun, len(givers)
         return updates
 
-    def _measure(self, updates: Sequence[tuple[GrowingAnswer, TokenUpdate | Problem]]) -> None:
+    def _measure(self, updates: _Updates) -> None:
         now, meter = time.monotonic(), self.meter
         for answer, update in updates:
             if not isinstance(update, TokenUpdate):
@@ -705,24 +711,22 @@ class TokenEngine:
             self._known = logits.shape[1]
         return logits
 
-    def _deliver(
-        self,
-        updates: Sequence[tuple[GrowingAnswer, TokenUpdate | Problem]],
-        took: tuple[StepWork, float, int, int] | None = None,
-    ) -> None:
+    def _deliver(self, updates: _Updates, took: _Took | None = None) -> None:
         if updates or took is not None:
-            self._call(self._deliver_all, updates, took)
+            self._undelivered.append((updates, took))
+            if len(self._undelivered) == 1:  # else the event loop is called already, and takes all that is here
+                self._call(self._deliver_all)
 
-    def _deliver_all(
-        self,
-        updates: list[tuple[GrowingAnswer, TokenUpdate | Problem]],
-        took: tuple[StepWork, float, int, int] | None,
-    ) -> None:
+    def _deliver_all(self) -> None:
         """On the event loop."""
-        for answer, update in updates:
-            answer.deliver(update)
-        if took is not None and self._observe is not None:
-            self._observe(*took)
+        taken: list[tuple[_Updates, _Took | None]] = []
+        while self._undelivered:
+            taken.append(self._undelivered.popleft())
+        for updates, took in taken:
+            for answer, update in updates:
+                answer.deliver(update)
+            if took is not None and self._observe is not None:
+                self._observe(*took)
 
     def _call(self, function: Callable[..., None], *given: Any) -> None:
         try:
