@@ -42,9 +42,7 @@ class RecentSteps:
     def add(self, work: StepWork, took_s: float) -> bool:
         """A step was computed; whether times were found anew with it. Relative errors count: a step of a long prompt tells nothing of one of answers."""
         self._new_s += took_s
-        if self._found:
-            took_s = min(took_s, OUTLIER * max(self.seconds(*work), 1e-6))
-        self._new.append((1.0, *work, max(took_s, 1e-6)))
+        self._new.append((1.0, *work, took_s))
         if len(self._new) < EVERY or (self._found and self._new_s < EVERY_S):
             return False
         self._solve()
@@ -65,7 +63,9 @@ class RecentSteps:
         rows, count = np.array(self._new), len(self._new)
         self._new.clear()
         self._new_s = 0.0
-        rows, took_s = rows[:, :PARTS], rows[:, PARTS]
+        rows, took_s = rows[:, :PARTS], np.maximum(rows[:, PARTS], 1e-6)
+        if self._found:
+            took_s = np.minimum(took_s, OUTLIER * np.maximum(rows @ self._found, 1e-6))
         weighted = rows * (FORGET ** np.arange(count)[::-1] / took_s**2)[:, None]
         self._products = FORGET**count * self._products + weighted.T @ rows
         self._times = FORGET**count * self._times + weighted.T @ took_s
