@@ -328,21 +328,26 @@ class OpenAIRoutes:
         updates = await stream.updates()
         try:
             # The first token decides the status: an error before it is a plain refusal.
-            following = await anext(updates, None)
-            await exchange.begin(200, *STREAM_HEADERS, *_limits(exchange), *stream.headers())
-            end = b""
+            index, update = await anext(updates)
+            await exchange.begin(200, *STREAM_HEADERS, *_limits(exchange))
+            lengths = [0] * len(answers)
+            begun: set[int] = set()
+            data = end = b""
             while not end:
-                if following is None:
-                    end = stream.last()
-                    break
-                await exchange.piece(stream.events(*following))
+                if index not in begun:
+                    begun.add(index)
+                    data += writer.first(index)
+                data += writer.more(index, update, lengths[index])
+                for each in update.tokens:
+                    lengths[index] += len(each.text)
+                if not answers[index].has_more:  # what has come already is sent together
+                    await exchange.piece(data)
+                    data = b""
                 try:
                     following = await anext(updates, None)
                 except Problem as problem:
-                    if stream.version and problem is engine.broken:
-                        raise
-                    end = stream.writer.failed(problem)
-            await exchange.end(end)
+                    end = writer.failed(problem)
+            await exchange.end(data + end)
         finally:
             await updates.aclose()
 

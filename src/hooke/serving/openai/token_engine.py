@@ -175,6 +175,11 @@ class GrowingAnswer:
         asked = self.request
         return asked is not None and bool(asked.pages or asked.evictions or asked.answered)
 
+    @property
+    def has_more(self) -> bool:
+        """Whether `next` returns at once."""
+        return bool(self._updates)
+
     def end(self) -> None:
         """On the event loop: nothing more is computed for it. What it did not use of its key's tokens is returned."""
         reservation, self.reservation = self.reservation, None
@@ -631,7 +636,6 @@ class TokenEngine:
         """Compute a step. An exception of the model is the answer to all in it, one of a text to its own."""
         scheduler = self.scheduler
         givers = [piece.request for piece in step.pieces if piece.gives_token]
-        begun = sum(not each.answered for each in givers)
         try:
             logits = self._logits(step, len(givers))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the clients' answer
@@ -644,7 +648,9 @@ class TokenEngine:
             return [(each, problem) for each in failed]
         updates: _Updates = []
         last: set[TokenRequest] = set()
+        begun = 0
         for request, row in zip(givers, logits, strict=True):
+            begun += not request.answered
             answer = self._of[request]
             update = self._added(answer, row)
             updates.append((answer, update))
