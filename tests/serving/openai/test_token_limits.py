@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import socket
 import threading
 import time
@@ -297,6 +298,38 @@ def test_a_client_that_does_not_read_holds_nobody_up_and_is_cut(limited):
     eventually(lambda: limited.replica.active == 0 and not engine.scheduler.running)
     deaf.close()
     assert free_pages(limited) == engine.scheduler.pool.pages
+
+
+def test_tokens_that_come_while_the_event_loop_is_busy_are_sent_together_in_an_event_each(limited):
+    engine, model = engine_of(limited), limited.model
+    wait_until(lambda: not engine.scheduler.running)
+    asked = {"prompt": "tell 3", "max_tokens": 40, "logit_bias": {"256": -100}, "temperature": 0}
+    with limited.client() as client:
+        whole = client.completions.create(model="Paged", **asked).choices[0].text
+    step, go, received = model.step, threading.Event(), b""
+    model.step = lambda pieces: (go.wait(60), step(pieces))[1]
+
+    def busy():
+        go.set()
+        wait_until(lambda: not engine.scheduler.running)
+
+    try:
+        client = stream_of(limited, **asked)
+        wait_until(lambda: engine.busy_since is not None)
+        engine._loop.call_soon_threadsafe(busy)
+        while b"[DONE]" not in received:
+            got = client.recv(1 << 16)
+            assert got, received
+            received += got
+    finally:
+        go.set()
+        del model.step
+    client.close()
+    events = [json.loads(each) for each in re.findall(rb"data: ({.*})\n", received)]
+    assert len(events) == 40
+    assert "".join(each["choices"][0]["text"] for each in events) == whole
+    chunks = re.findall(rb"\r\n[0-9a-f]+\r\ndata: ", received)
+    assert len(chunks) <= 2, "all tokens, and the end"
 
 
 # --- A step that hangs.
