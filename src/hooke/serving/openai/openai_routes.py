@@ -47,6 +47,8 @@ RESPONSES = f"{OPENAI}responses"
 UNHURRIED = (CHAT, COMPLETIONS, RESPONSES)
 """Paths whose answers take as long as their tokens do, as a stream or whole."""
 STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"))
+TOGETHER = 16 << 10
+"""Bytes of events that are written together if they have come already, about."""
 A = TypeVar("A", bound=AskedAnswer)
 AnyWriter: TypeAlias = AnswerWriter | ResponseEvents
 _RESUMABLE = RESUMABLE_HEADER.encode()
@@ -340,7 +342,7 @@ class OpenAIRoutes:
                 data += writer.more(index, update, lengths[index])
                 for each in update.tokens:
                     lengths[index] += len(each.text)
-                if not answers[index].has_more:  # what has come already is sent together
+                if len(data) >= TOGETHER or not answers[index].has_more:
                     await exchange.piece(data)
                     data = b""
                 try:

@@ -720,9 +720,8 @@ class TokenEngine:
     def _deliver(self, updates: _Updates, took: _Took | None = None) -> None:
         if updates or took is not None:
             self._undelivered.append((updates, took))
-            if (
-                len(self._undelivered) == 1
-            ):  # else the event loop is called already, and takes all that is here
+            # If there are others, the event loop is called already, and takes all that are here.
+            if len(self._undelivered) == 1:
                 self._call(self._deliver_all)
 
     def _deliver_all(self) -> None:
