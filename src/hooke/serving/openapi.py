@@ -336,7 +336,7 @@ def _problem() -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
-            "title": {"enum": [HTTPStatus(status).phrase for status in (*_REFUSED, 404, 405, 406, 501)]},
+            "title": {"enum": [HTTPStatus(status).phrase for status in (*_REFUSED, 404, 405, 406, 409, 501)]},
             "status": {"type": "integer", "minimum": 400, "maximum": 599},
             "detail": {"type": "string"},
             "request_id": {"type": "string"},
