@@ -4,7 +4,7 @@
 
 Each server streams the same chats to the same clients, one event for each token. What its model's own code took it counts itself, and that is
 taken off. All are up at once and measured in turns; a figure is the median of the rounds. LitServe answers one request after the other, where
-Hooke computes a token of all in a step.
+Hooke computes a token of all in a step. The models take no time, but one: that waits a millisecond in each step, so its threads sleep in between.
 """
 
 from __future__ import annotations
@@ -56,13 +56,17 @@ def servers(folder: Path) -> dict[str, tuple[Server, str]]:
     told = folder / "token"
     told.write_text(TOKEN)
     told.chmod(0o600)
-    hooke = (sys.executable, "-m", "hooke", "serve", f"{PROGRAMS / 'token_service.py'}:Counted", "--port", "{port}", "--token-file", str(told))  # fmt: skip
+
+    def hooke(name: str) -> tuple[str, ...]:
+        return (sys.executable, "-m", "hooke", "serve", f"{PROGRAMS / 'token_service.py'}:{name}", "--port", "{port}", "--token-file", str(told))  # fmt: skip
+
     lit = (sys.executable, str(PROGRAMS / "litserve_tokens.py"), "{port}")
     return {
         name: (Server(command, folder=_made(folder / name), model=folder), model)
         for name, command, model in (
-            ("Hooke", hooke, "Counted"),
-            ("Hooke with Envoy", (*hooke, "--replicas", "2"), "Counted"),
+            ("Hooke", hooke("Counted"), "Counted"),
+            ("Hooke, paced", hooke("Paced"), "Paced"),
+            ("Hooke with Envoy", (*hooke("Counted"), "--replicas", "2"), "Counted"),
             ("LitServe", lit, "lit"),
         )
     }
@@ -154,8 +158,8 @@ def compared(
 def table(record: Mapping[str, Any]) -> str:
     """The record as a table of Markdown: microseconds of CPU for a token."""
     lines = [
-        "| streams at once | Hooke's replica | with Envoy before it: replicas and their supervisor | Envoy | stream keeper | LitServe |",
-        "|---:|---:|---:|---:|---:|---:|",
+        "| streams at once | Hooke's replica | with steps of 1 ms | with Envoy before it: replicas and their supervisor | Envoy | stream keeper | LitServe |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
     ]
 
     def median(server: str, streams: str, part: str) -> str:
@@ -165,6 +169,7 @@ def table(record: Mapping[str, Any]) -> str:
         both = "Hooke with Envoy"
         cells = [
             median("Hooke", streams, "replica"),
+            median("Hooke, paced", streams, "replica"),
             median(both, streams, "replica"),
             median(both, streams, "envoy"),
             median(both, streams, "keeper"),

@@ -3,8 +3,9 @@
     python -m benchmarks.serving.token_storm --record        (`make soak-tokens`: 200 users, ten minutes)
 
 Most users read streams, some want whole answers, and some leave in the middle of one. The client never tries again. Each answer must be the
-model's own, of one version from its beginning to its end; the model is `programs/token_service.py`. Nothing may fail: a stream whose replica
-was killed goes on on another one. An answer that ends as if it was whole counts as wrong.
+model's own, of one version from its beginning to its end; the model is `programs/token_service.py`. A stream whose replica was killed goes on on
+another one, so nothing may fail, but what met two kills before its first token: it is refused, as it may be what ends replicas. An answer that
+ends as if it was whole counts as wrong.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from benchmarks.serving.chaos.toll import Toll, tolls
 from benchmarks.serving.peers import ROOT
 from benchmarks.serving.programs.token_service import answer
 
-from hooke.loadtest.generator_protocol import Fate, Outcomes
+from hooke.loadtest.generator_protocol import Fate, Outcomes, name_of
 
 RECORD = ROOT / "benchmarks" / "records" / "token_storm.json"
 USERS, MINUTES, SEED, REPLICAS = 200, 10.0, 5, 2
@@ -56,9 +57,10 @@ STREAMS, WHOLES = 0.65, 0.85
 THINK_S = 1.0
 """On average, between an answer and the next question."""
 LIMIT_S = 120.0
+REFUSED = 502
 LEFT = 299
 """The status of a request whose user left on purpose."""
-IN_STREAM = 502
+IN_STREAM = 599
 """And of a stream that ended with an error in it."""
 
 
@@ -194,7 +196,9 @@ class Storm:
     seconds: float
     tolls: list[Toll]
     resumed: Counter[str]
-    """Streams that went on on another replica, by what happened."""
+    """Streams that went on on another replica, by what had happened last."""
+    twice: int
+    """Requests that met two kills, and were refused."""
     broken: list[str]
     roll_outs: list[str]
 
@@ -216,13 +220,16 @@ def storm(
                 time.sleep(CALM_S)
                 resumed[kind] += _resumed(served) - resumed.total()
         took = time.monotonic() - crowd.began
-        found = tolls(crowd.outcomes(), blows, crowd.began)
+        outcomes = crowd.outcomes()
+        found = tolls(outcomes, blows, crowd.began)
+        twice = met_two(outcomes, [blow.at - crowd.began for blow in blows if blow.kind == KILLED])
         return Storm(
             told=crowd.told,
             seconds=took,
             tolls=found,
             resumed=resumed,
-            broken=broken(found),
+            twice=twice,
+            broken=broken(found, twice),
             roll_outs=served.roll_outs(),
         )
 
@@ -238,9 +245,19 @@ def _resumed(served: Served) -> int:
     return round(float(found[1]))
 
 
-def broken(found: Sequence[Toll]) -> list[str]:
-    """Nothing may fail."""
-    return [f"{toll.kind}: {dict(toll.failed)} failed, and none may" for toll in found if toll.failed]
+def met_two(outcomes: Outcomes, kills: Sequence[float]) -> int:
+    """Requests that were refused by 502, and under way at two of these moments."""
+    met = sum(((outcomes.begun <= at) & (outcomes.ended >= at)).astype(int) for at in kills)
+    return int(((outcomes.status == REFUSED) & (met >= 2)).sum())
+
+
+def broken(found: Sequence[Toll], twice: int) -> list[str]:
+    """Nothing may fail, but what met two kills."""
+    failed = Counter[str]()
+    for toll in found:
+        failed += toll.failed
+    failed -= Counter({name_of(REFUSED): twice})
+    return [f"{count} x {name}" for name, count in failed.items()]
 
 
 def table(record: dict[str, Any]) -> str:
@@ -289,6 +306,7 @@ def main() -> int:
             }
             for toll in it.tolls
         },
+        "met_two_kills": it.twice,
         "roll_outs": dict(Counter(it.roll_outs)),
         "errors": dict(it.told.errors),
         "wrong": it.told.wrong[:20],

@@ -111,3 +111,16 @@ class Counted(Model):
         made = super().step(pieces)
         self.counted(len(made), time.thread_time_ns() - began)
         return made
+
+
+@service(protocol="openai", timeout="60s")
+class Paced(Counted):
+    """Waits for a millisecond in each step, as for a device."""
+
+    def step(self, pieces: Sequence[TokenPiece]) -> np.ndarray:
+        """As the others; what the waiting takes is the model's, too."""
+        began = time.thread_time_ns()
+        time.sleep(0.001)
+        made = Model.step(self, pieces)
+        self.counted(len(made), time.thread_time_ns() - began)
+        return made
