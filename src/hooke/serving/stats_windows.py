@@ -9,6 +9,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations_with_replacement
+from typing import NamedTuple, Self
 
 from hooke.journal.service_events import BatchSize, BatchWindow, MethodBatches, StepSums
 

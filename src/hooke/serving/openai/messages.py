@@ -380,7 +380,7 @@ class AnswerWriter:
 
     def more(self, index: int, update: TokenUpdate, at: int) -> bytes:
         """The event of a token, whose text begins `at` so many letters into the answer."""
-        text, tokens, reason, calls = update
+        text, tokens, reason, calls, _ = update
         if reason is None and not calls and self._asked.sampling.logprobs is None:
             begin = self._text_begins.get(index) or self._text_begin(index)
             return begin + _encode(text) + (_DELTA_END if self._asked.chat else _CHOICE_END)

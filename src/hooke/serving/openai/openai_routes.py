@@ -330,25 +330,25 @@ class OpenAIRoutes:
         updates = await stream.updates()
         try:
             # The first token decides the status: an error before it is a plain refusal.
-            index, update = await anext(updates)
-            await exchange.begin(200, *STREAM_HEADERS, *_limits(exchange))
-            lengths = [0] * len(answers)
-            begun: set[int] = set()
+            following = await anext(updates, None)
+            await exchange.begin(200, *STREAM_HEADERS, *_limits(exchange), *stream.headers())
             data = end = b""
             while not end:
-                if index not in begun:
-                    begun.add(index)
-                    data += writer.first(index)
-                data += writer.more(index, update, lengths[index])
-                for each in update.tokens:
-                    lengths[index] += len(each.text)
-                if len(data) >= TOGETHER or not answers[index].has_more:
+                if following is None:
+                    end = stream.last()
+                    break
+                index, update = following
+                data += stream.events(index, update)
+                if len(data) >= TOGETHER or not stream.has_more(index):
                     await exchange.piece(data)
                     data = b""
                 try:
                     following = await anext(updates, None)
                 except Problem as problem:
-                    end = writer.failed(problem)
+                    if stream.version and problem is engine.broken:
+                        await exchange.piece(data)
+                        raise
+                    end = stream.writer.failed(problem)
             await exchange.end(data + end)
         finally:
             await updates.aclose()
@@ -435,15 +435,22 @@ class _Stream:
             origin = StreamOrigin(version=self.version, created=self.writer.created, cached=cached)
         return [(_RESUMABLE, msgspec.json.encode(origin))]
 
+    def has_more(self, index: int) -> bool:
+        """Whether the next update of this answer has come already."""
+        return self._answers[index].has_more
+
     def events(self, index: int, update: TokenUpdate) -> bytes:
         """Those of one update."""
-        head = b"" if index in self._begun else self.writer.first(index)
-        self._begun.add(index)
-        data = self.writer.more(index, update, self._lengths[index])
-        self._lengths[index] += sum(len(each.text) for each in update.tokens)
+        data = b""
+        if index not in self._begun:
+            self._begun.add(index)
+            data = self.writer.first(index)
+        data += self.writer.more(index, update, self._lengths[index])
+        for each in update.tokens:
+            self._lengths[index] += len(each.text)
         if self.version and update.token is not None:
-            return head + data + mark(index, update.token)
-        return head + data
+            data += mark(index, update.token)
+        return data
 
     def last(self) -> bytes:
         """The end."""
