@@ -325,19 +325,7 @@ def _routes(
     settings: ProxySettings, low_keys: str, kept: Sequence[str], removed: Sequence[str]
 ) -> dict[str, Any]:
     deadline = seconds(settings.timeout_s + GRACE_S)
-    # A stream has no deadline as a whole; it ends when it stands still.
-    streams = [
-        {"match": {"path": path}, "route": {"cluster": CLUSTER, "timeout": "0s"}} for path in settings.streams
-    ] + [
-        keeper_route(path)
-        if path in kept
-        else {
-            "match": {"path": path},
-            "route": {"cluster": CLUSTER, "timeout": "0s", "idle_timeout": "0s"},
-            **(picker_route() if path in settings.prompts else {}),
-        }
-        for path in settings.unhurried
-    ]
+    streams = _stream_routes(settings, kept)
     return {
         "name": "front",
         "request_headers_to_remove": list(removed),
@@ -373,6 +361,21 @@ def _routes(
             }
         ],
     }
+
+
+def _stream_routes(settings: ProxySettings, kept: Sequence[str]) -> list[dict[str, Any]]:
+    """A stream has no deadline as a whole; it ends when it stands still. An answer that takes long may stand still, too."""
+    made = [
+        {"match": {"path": path}, "route": {"cluster": CLUSTER, "timeout": "0s"}} for path in settings.streams
+    ]
+    for path in settings.unhurried:
+        if path in kept:
+            made.append(keeper_route(path))
+            continue
+        route = {"cluster": CLUSTER, "timeout": "0s", "idle_timeout": "0s"}
+        picked = picker_route() if path in settings.prompts else {}
+        made.append({"match": {"path": path}, "route": route, **picked})
+    return made
 
 
 MIRROR_SHARE = "hooke.mirror_percent"

@@ -222,6 +222,10 @@ def test_the_run_tells_all_unrouted_prompts_also_those_before_its_end(tmp_path):
 
 
 def test_the_sessions_of_a_killed_replica_move_and_nothing_else_is_lost(model):
+    with ThreadPoolExecutor(
+        8
+    ) as pool:  # at once: a replica that is idle and quicker than others would get them all
+        list(pool.map(lambda name: model.ask("hello", session=name), "stuvwxyz"))
     homes = model.homes("stuvwxyz")
     victim = Counter(homes.values()).most_common(1)[0][0]
     assert len(set(homes.values())) > 1, "sessions are spread"
