@@ -226,7 +226,7 @@ class Zero:
         return next((one["pid"] for one in facts["replicas"]), None)
 
     def until_listening(self) -> None:
-        """Wait until clients can connect."""
+        """Wait until clients can connect, and the supervisor knows which replicas live."""
         ends = time.monotonic() + LIMIT_S
         while time.monotonic() < ends:
             with contextlib.suppress(OSError, http.client.HTTPException):
@@ -234,7 +234,8 @@ class Zero:
                 connection.request("GET", "/-/ready")
                 connection.getresponse().read()
                 connection.close()
-                if self.facts() is not None:
+                facts = self.facts()
+                if facts is not None and all(psutil.pid_exists(one["pid"]) for one in facts["replicas"]):
                     return
             time.sleep(LOOK_S)
         self.counts.stuck.append(
