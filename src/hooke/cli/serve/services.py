@@ -358,7 +358,9 @@ def _proxy_line(proxy: dict[str, Any] | None) -> str:
         f"Envoy since its start: {proxy['requests']:,} requests, {proxy['answers']['5xx']:,} answers of 5xx"
     )
     now = f"now {proxy['connections']:,} connections, {proxy['active']:,} in flight"
-    return f"{said}, {proxy['retries']:,} retries, {proxy['ejections']:,} ejections; {now}, {proxy['ejected']:,} ejected"
+    kept = proxy.get("kept") or {}  # an earlier version has none
+    resumed = f", streams that went on elsewhere: {kept['resumed']:,}" if kept.get("resumed") else ""
+    return f"{said}, {proxy['retries']:,} retries, {proxy['ejections']:,} ejections{resumed}; {now}, {proxy['ejected']:,} ejected"
 
 
 def _slo_line(slo: dict[str, Any]) -> str:
