@@ -67,7 +67,7 @@ class _Replica:
     load: int = 0
     speed: float = 1.0
     chosen: int = 0
-    """The number of the last prompt that went there: of equal ones the one that rests for longest is next."""
+    """The number of the last prompt that went there: of equal ones, the next that is too short for a block goes to the one that rests for longest."""
 
 
 @dataclass(slots=True)
@@ -78,6 +78,8 @@ class _Choice:
     """Blocks."""
     load: float
     """With the prompt, by its speed."""
+    order: int
+    """Of equal ones."""
     replica: _Replica
 
 
@@ -176,7 +178,13 @@ class PrefixRouter:
         self._prompts += 1
         known = self._known(names)
         choices = [
-            _Choice(known.get(each.bit, 0), (each.load + tokens) / each.speed, each) for each in all_of_them
+            _Choice(
+                known.get(each.bit, 0),
+                (each.load + tokens) / each.speed,
+                order if names else each.chosen,
+                each,
+            )
+            for order, each in enumerate(all_of_them)
         ]
         staying = [one for one in choices if one.replica.name == stays]
         best = max(one.known for one in choices)
@@ -240,14 +248,14 @@ class PrefixRouter:
                     one.load,
                     -one.known if one.known >= worth else 0,
                     one.replica.memory.oldest,
-                    one.replica.chosen,
+                    one.order,
                 ),
             )
         best = max(one.known for one in choices)
         if blocks and all(
             one.known == best for one in choices
         ):  # new to all: it displaces what was not used for longest
-            least = min(fits, key=lambda one: (-one.known, one.load, one.replica.chosen))
+            least = min(fits, key=lambda one: (-one.known, one.load, one.order))
             below = [one for one in fits if one.load <= mean] or [least]
-            return min(below, key=lambda one: (one.replica.memory.oldest, one.load, one.replica.chosen))
-        return min(fits, key=lambda one: (-one.known, one.load, one.replica.chosen))
+            return min(below, key=lambda one: (one.replica.memory.oldest, one.load, one.order))
+        return min(fits, key=lambda one: (-one.known, one.load, one.order))
