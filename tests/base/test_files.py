@@ -220,8 +220,8 @@ def test_the_clock_of_files_stands_a_task_that_closes_and_reuses_its_descriptor(
         assert (tmp_path / "new").stat().st_ctime_ns >= before
         assert files._clock[0] != fd
     finally:
-        os.close(fd)
-        os.close(other)
+        for each in {fd, other}:  # one number, if that was the lowest free one
+            os.close(each)
 
 
 def test_the_clock_of_files_goes_on_in_a_forked_process(tmp_path):
