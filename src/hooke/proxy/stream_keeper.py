@@ -42,10 +42,11 @@ __all__ = ["StreamKeeper"]
 HEAD_BYTES = 96 << 10
 """More than Envoy lets through."""
 MEMORY = 256 << 20
-"""Bytes of requests that are kept; who comes then is refused by 503, as by a replica without memory."""
+"""Bytes of the bodies above SMALL_BODY that are kept; who comes then is refused by 503, as by a replica without memory."""
 DAY_S = 86_400.0
 """Replicas and Envoy say when something takes too long."""
 WATCHED_EVERY_S = 0.05
+"""How soon it is noticed that a client has left."""
 WITHIN_S = 60.0
 """How long another replica is looked for: one that is started anew may load weights."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 1.0

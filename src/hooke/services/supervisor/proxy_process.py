@@ -100,7 +100,10 @@ class _ProxyProcess:
                 self._look_at_drain()
                 died = self._proxy.died()
                 if died is None and self._keeper is not None and self._keeper.ended:
-                    died = HookeError("the stream keeper has ended", why="the lines above say why")
+                    died = HookeError(
+                        "the stream keeper, a thread of the proxy, has ended",
+                        why="the proxy's log has its error",
+                    )
                 if died is not None and not self._ended:
                     raise died
         except HookeError as error:
