@@ -90,6 +90,7 @@ def test_the_next_sync_raises_a_failure_once(tmp_path):
     group.sync()
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_has_a_thread_of_its_own(tmp_path):
     group = GroupSync(tmp_path, interval_s=0.01)

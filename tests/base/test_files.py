@@ -54,6 +54,7 @@ def test_write_atomic_on_a_full_disk_keeps_the_old_file(small_disk):
     assert target.read_bytes() == b"new"
 
 
+@pytest.mark.needs("cpu")
 def test_write_atomic_past_the_file_size_limit_keeps_the_old_file(tmp_path):
     code = """
 import resource, sys
@@ -104,6 +105,7 @@ def test_two_objects_exclude_each_other_in_one_process(tmp_path):
     assert not two.held
 
 
+@pytest.mark.needs("cpu")
 def test_a_lock_holds_between_processes_and_sigkill_frees_it(tmp_path):
     other = python(HOLD, tmp_path / "l")
     assert other.stdout.readline().strip() == "True"
@@ -117,6 +119,7 @@ def test_a_lock_holds_between_processes_and_sigkill_frees_it(tmp_path):
     lock.release()
 
 
+@pytest.mark.needs("cpu")
 def test_a_forked_child_does_not_keep_its_parents_lock(tmp_path):
     code = """
 import os, sys, time
@@ -146,6 +149,7 @@ sys.stdin.read()
         lock.release()
 
 
+@pytest.mark.needs("cpu")
 def test_looking_at_a_lock_does_not_turn_an_owner_away(tmp_path):
     code = """
 import sys

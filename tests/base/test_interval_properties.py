@@ -116,6 +116,7 @@ class SegmentMapMachine(RuleBasedStateMachine):
         return {item: (ref, start + item - lo) for lo, hi, ref, start in segments for item in range(lo, hi)}
 
 
+@pytest.mark.needs("cpu")
 @given(
     st.lists(st.tuples(st.sampled_from(("record", "replace", "cut")), st.integers(0, 1), st.integers(0, 1)))
 )
@@ -135,6 +136,7 @@ def test_a_map_of_one_item_is_as_a_map_of_many(steps: list[tuple[str, int, int]]
         assert list(real.items) == list(model.items)
 
 
+@pytest.mark.needs("cpu")
 @given(
     st.lists(
         st.tuples(
@@ -164,11 +166,12 @@ def test_a_map_of_one_item_has_no_other() -> None:
         OneSegment().record(0, 2, ref(0))
 
 
-TestIntervalSet = IntervalSetMachine.TestCase
-TestSegmentMap = SegmentMapMachine.TestCase
+TestIntervalSet = pytest.mark.needs("cpu")(IntervalSetMachine.TestCase)
+TestSegmentMap = pytest.mark.needs("cpu")(SegmentMapMachine.TestCase)
 TestIntervalSet.settings = TestSegmentMap.settings = settings(max_examples=40)
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(RANGES))
 def test_it_is_built_of_ranges_in_any_order(ranges: list[tuple[int, int]]) -> None:
     assert members(IntervalSet(iter(ranges))) == covered(ranges)

@@ -14,6 +14,7 @@ from hooke.base.ref import Ref
 RANGES = st.tuples(st.integers(0, 30), st.integers(0, 30))
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.tuples(st.booleans(), RANGES)), RANGES)
 def test_a_set_of_ranges_is_a_set(steps, asked):
     ranges, model = IntervalSet(), set()
@@ -35,6 +36,7 @@ def test_a_set_of_ranges_is_a_set(steps, asked):
     assert {i for a, b in ranges.gaps(*asked) for i in range(a, b)} == wanted - model
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.tuples(RANGES, st.integers(0, 5))))
 def test_the_last_record_of_an_item_counts(steps):
     segments, model = SegmentMap(), {}

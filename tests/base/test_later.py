@@ -61,6 +61,7 @@ def test_the_thread_that_waits_ends_and_another_one_starts(monkeypatch):
         wait_until(lambda count=count: len(begun) == count + 1 and waiting._thread is None)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_begins_what_it_asked_for_itself(tmp_path):
     waiting = Later()

@@ -80,6 +80,7 @@ class TestFiles:
         assert changed(observed, data.parent) is observed
         assert describe(observed, root=data.parent) == "d.csv is gone (read, not declared)"
 
+    @pytest.mark.needs("cpu")
     def test_a_file_is_not_read_where_size_and_times_are_the_same(self, data: Path) -> None:
         facts = data.stat()
         known = Observed(
@@ -198,6 +199,7 @@ class TestVariables:
 PARTS = st.lists(st.text("abc. é", min_size=1, max_size=4).filter(lambda t: t.strip(".")), max_size=4)
 
 
+@pytest.mark.needs("cpu")
 @given(PARTS, PARTS)
 def test_names_of_paths_lead_back_to_them_below_the_project_and_elsewhere(
     top: list[str], below: list[str]

@@ -41,6 +41,7 @@ def values():
     return [importlib.import_module(name).VALUE for name in NAMES]
 
 
+@pytest.mark.needs("cpu")
 def test_an_edit_or_the_end_of_a_file_changes_nothing(folder):
     assert values() == [1, 2, "\xe9"]
     kept = pin_modules(lambda file: Path(file).is_relative_to(folder))
@@ -87,6 +88,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.needs("cpu")
 def test_what_functions_would_import_is_kept_and_nothing_is_run_for_it(folder):
     for name, source in SOURCES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +129,7 @@ def test_what_is_not_ones_own_is_not_kept():
     assert pin_modules(lambda _file: False) == ()
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("file", ["_classes.py", "/gone/for/good.py", "", b"a.py", 3, None])
 def test_a_module_whose_file_is_no_file_is_not_kept(folder, monkeypatch, file):
     """As torch.classes, whose `__file__` looks like one in the working directory."""

@@ -34,6 +34,7 @@ class Clock(SystemClock):
         return self.seconds
 
 
+@pytest.mark.needs("cpu")
 def test_a_forked_child_that_leaves_what_its_parent_entered_sets_thresholds_back_later():
     with RareCollections(Clock()):
         child = os.fork()
@@ -127,6 +128,7 @@ def test_garbage_is_collected_after_so_many_objects() -> None:
         assert first() is None
 
 
+@pytest.mark.needs("cpu")
 def test_a_little_garbage_is_collected_after_a_second() -> None:
     with RareCollections(clock := Clock()) as collections:
         kept = [[] for _ in range(2 * USUAL[0])]
@@ -139,6 +141,7 @@ def test_a_little_garbage_is_collected_after_a_second() -> None:
         assert kept
 
 
+@pytest.mark.needs("cpu")
 def test_old_garbage_is_collected_by_the_second_too() -> None:
     with RareCollections(clock := Clock()) as collections:
         old = Cyclic()
@@ -154,6 +157,8 @@ def test_old_garbage_is_collected_by_the_second_too() -> None:
         assert gone() is None
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_the_clock_of_an_earlier_run_does_not_put_that_off() -> None:
     """Each run may have a clock of its own, and the process remembers when it last looked at everything."""
     for start in (1e9, 0.0):
@@ -171,6 +176,7 @@ def test_the_clock_of_an_earlier_run_does_not_put_that_off() -> None:
             assert gone() is None
 
 
+@pytest.mark.needs("cpu")
 def test_a_child_has_the_usual_thresholds() -> None:
     with RareCollections(SystemClock()):
         child = os.fork()
@@ -186,6 +192,7 @@ def inverse(x: int) -> float:
     return 1 / x
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(("x", "error"), [(2, None), (0, TaskFailed)])
 def test_a_run_is_traced_and_driven_so(
     tmp_path, monkeypatch: pytest.MonkeyPatch, x: int, error: type[Exception] | None
@@ -205,3 +212,23 @@ def test_a_run_is_traced_and_driven_so(
             run(one, on="local:1", x=x)
     assert seen == [RARE]
     assert gc.get_threshold() == USUAL
+
+
+@pytest.mark.needs("cpu")
+@pytest.mark.parametrize(("collections_of_the_youngest", "is_collected"), [(1, False), (USUAL[1] + 1, True)])
+def test_the_middle_generation_is_collected_when_python_would_have_done_so(
+    collections_of_the_youngest: int, is_collected: bool
+) -> None:
+    with RareCollections(clock := Clock()) as collections:
+        collections.due()
+        gc.collect()
+        old = Cyclic()
+        gone, old = weakref.ref(old), [old]
+        for _ in range(collections_of_the_youngest):
+            gc.collect(0)
+        old.clear()
+        kept = [[] for _ in range(2 * USUAL[0])]
+        clock.seconds = COLLECT_S
+        collections.due()
+        assert kept
+        assert (gone() is None) == is_collected

@@ -72,6 +72,7 @@ def test_a_bad_span_is_named_with_the_valid_units(bad):
     assert "ms, s, m, h" in caught.value.fix
 
 
+@pytest.mark.needs("cpu")
 @given(st.integers(min_value=0, max_value=2**62))
 def test_a_formatted_size_reads_back_to_three_digits(size):
     assert parse_bytes(format_bytes(size)) == pytest.approx(size, rel=0.0051)

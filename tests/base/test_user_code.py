@@ -103,3 +103,13 @@ def test_frames_of_cells_stay_and_those_before_them_are_left_out_as_before():
 def test_where_there_is_no_notebook_no_cell_has_a_name():
     assert with_cells_named(TEXT) == TEXT
     assert cell_number() is None
+
+
+def test_a_line_that_was_found_is_not_looked_for_again():
+    from hooke.base.user_code import user_place
+
+    known = {}
+    first, again = (user_place(known) for _ in range(2))
+    assert "user_place(known)" in first.text
+    assert again is first
+    assert list(known.values()) == [first]

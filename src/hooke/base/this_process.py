@@ -1,14 +1,15 @@
-"""What a process has once: hooks after a fork, environment variables, a garbage collector, a limit of open files, and a place in a gang."""
+"""What a process has once: hooks after a fork, environment variables, standard streams, a garbage collector, a limit of open files, and a place in a gang."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
-from typing import Protocol, Self
+from typing import Protocol, Self, TextIO
 from weakref import WeakSet
 
 from hooke.base.clock import Clock
@@ -23,6 +24,7 @@ __all__ = [
     "on_fork",
     "raise_open_files",
     "set_variables",
+    "silence",
     "variables_here",
     "with_variables",
 ]
@@ -229,3 +231,14 @@ def raise_open_files() -> int:
     if wanted > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted
+
+
+def silence(stream: TextIO) -> None:
+    """Lead a standard stream whose reader is gone to nowhere.
+
+    Otherwise Python's last flush of what is left in its buffer fails, and the process ends with exit code 120.
+    """
+    with contextlib.suppress(OSError, ValueError):  # a stream without a descriptor, or a closed one
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

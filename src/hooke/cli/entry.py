@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from click.shell_completion import get_completion_class
 
 from hooke.base.distributions import HOOKE_VERSION
 from hooke.base.errors import HookeError, UsageError
-from hooke.base.this_process import keep_imports
+from hooke.base.this_process import keep_imports, silence
 from hooke.cli.screens import (
     EXIT_BROKEN,
     EXIT_FAILED,
@@ -232,6 +231,10 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         return EXIT_BROKEN
     finally:
         end_ahead()
+        try:
+            sys.stderr.flush()
+        except (OSError, ValueError):  # nobody reads it any more
+            silence(sys.stderr)
     return code if isinstance(code, int) else 0
 
 
@@ -241,7 +244,7 @@ _NOT_WHOLE = re.compile(r"is not a valid integer( range)?")
 
 def _unheard() -> int:
     """The reader of our output has gone (`| head`): do not flush at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    silence(sys.stdout)
     return 0
 
 

@@ -17,6 +17,7 @@ from types import ModuleType
 
 import msgspec
 
+from hooke.base.syntax import parse_python
 from hooke.base.user_code import is_users
 from hooke.exporters.plan import ExportPlan, Refusal, Step
 from hooke.exporters.source import Writer, project_line
@@ -283,7 +284,7 @@ def _read(module: ModuleType | None) -> _Module | None:
     if module is None or file is None or not file.endswith(".py") or not is_users(file):
         return None
     text = Path(file).read_text(encoding="utf-8")
-    statements = ast.parse(text).body
+    statements = parse_python(text).body
     binds: dict[str, ast.stmt] = {}
     for stmt in statements:
         for name in _bound_by(stmt):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hooke.base.distributions import HOOKE_VERSION
+from hooke.base.syntax import parse_python
 from hooke.exporters.plan import ExportPlan, ParameterValue, StepResult
 from hooke.exporters.value_text import Construction, write_value
 from hooke.pipeline.promise import shown_path
@@ -154,7 +155,7 @@ def _wrapped(part: str, indent: int) -> str:
     """An argument of a call; a list, tuple or dict that is long with an element a line."""
     if len(part) + indent <= WIDTH:
         return part
-    call = cast("ast.Call", ast.parse(f"_({part})", mode="eval").body)
+    call = cast("ast.Call", parse_python(f"_({part})", "eval").body)
     node = call.keywords[0].value if call.keywords else call.args[0]
     node = node.value if isinstance(node, ast.Subscript) else node
     if isinstance(node, ast.List | ast.Tuple):

@@ -23,6 +23,7 @@ import msgspec
 from hooke.base.errors import UsageError
 from hooke.base.formats import short_repr
 from hooke.base.ref import Ref
+from hooke.base.syntax import parse_python
 from hooke.keys.file import File
 from hooke.pipeline.promise import shown_path
 from hooke.pipeline.references import StoredValue
@@ -70,7 +71,7 @@ def stored_value(text: str) -> StoredValue | None:
 def _path(text: str) -> tuple[Any, ...]:
     steps: list[Any] = []
     try:
-        node: ast.expr = ast.parse(f"_{text}", mode="eval").body
+        node: ast.expr = parse_python(f"_{text}", "eval").body
         while isinstance(node, ast.Subscript):
             steps.append(_step(node.slice))
             node = node.value
@@ -133,7 +134,7 @@ _DATES = (datetime.date, datetime.datetime, datetime.time, datetime.timedelta)
 def _date(value: Any) -> Construction | None:
     if getattr(value, "tzinfo", None) is not None:
         return None
-    call = cast("ast.Call", ast.parse(repr(value), mode="eval").body)
+    call = cast("ast.Call", parse_python(repr(value), "eval").body)
     return Construction(
         module="datetime",
         name=type(value).__name__,
@@ -209,7 +210,7 @@ def read_value(text: str) -> Any:
             )
         return stored
     try:
-        node = ast.parse(text.strip(), mode="eval").body
+        node = parse_python(text.strip(), "eval").body
         return FAILED if _is_failed(node) else _value(node)
     except (SyntaxError, ValueError, TypeError, RecursionError) as error:
         raise UsageError(

@@ -21,6 +21,7 @@ import msgspec
 from blake3 import blake3
 from msgspec.structs import replace
 
+from hooke.base.syntax import parse_python
 from hooke.keys.encoding import SCALARS, compound, integer, raw, text
 
 __all__ = [
@@ -495,7 +496,7 @@ def _definitions(file: str, _lines: int) -> dict[tuple[int, str], _Definition]:
 
 def _tree(file: str) -> ast.Module:
     try:
-        return ast.parse("".join(linecache.getlines(file)))
+        return parse_python("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError):
         return ast.Module(body=[], type_ignores=[])
 

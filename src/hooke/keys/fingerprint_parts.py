@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 from blake3 import blake3
 
+from hooke.base.syntax import parse_python
+
 __all__ = [
     "CHANCE",
     "UNKEYED_WORDS",
@@ -207,7 +209,7 @@ def unkeyed_uses(code: CodePrint) -> dict[str, tuple[str, ...]]:
 def _used(source: str, roots: set[str]) -> Iterator[tuple[str, str]]:
     """The kind and the name of each such call in a function or class."""
     try:
-        tree = ast.parse(source)
+        tree = parse_python(source)
     except SyntaxError:  # the lines of a lambda, or the repr of what has no source
         return
     for node in ast.walk(tree):

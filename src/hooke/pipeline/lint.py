@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from hooke.base.errors import TraceError
+from hooke.base.syntax import parse_python
 from hooke.base.user_code import SourceLine, shorten_path
 from hooke.pipeline.task import Task, Traceable
 
@@ -75,7 +76,7 @@ def source_of(function: FunctionType) -> tuple[list[str], int]:
     end = next((at for at in range(head + 1, len(lines)) if not inner.match(lines[at])), len(lines))
     block = lines[above:end]
     try:  # what does not parse was cut within a bracket or a text, whose lines may begin anywhere
-        (found,) = ast.parse(textwrap.dedent("".join(block))).body
+        (found,) = parse_python(textwrap.dedent("".join(block))).body
     except (SyntaxError, ValueError):
         found = None
     if not isinstance(found, ast.FunctionDef) or found.name != function.__code__.co_name:
@@ -89,7 +90,7 @@ _HEAD = re.compile(r"[ \t]*(async[ \t]+)?def\b")
 def read_body(function: FunctionType, source: str) -> list[LintFinding]:
     """The findings in `function`, whose source is `source`, by line."""
     try:
-        tree = ast.parse(textwrap.dedent(source)).body[0]
+        tree = parse_python(textwrap.dedent(source)).body[0]
     except (
         SyntaxError,
         IndexError,

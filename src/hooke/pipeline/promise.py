@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeAlias, get_args, get_origin
 
 from hooke.base.errors import TraceError
 from hooke.base.formats import short_repr
+from hooke.base.syntax import parse_python
 from hooke.base.user_code import SourceLine, user_place
 
 __all__ = [
@@ -163,7 +164,7 @@ def _of_type(annotation: Any) -> Shape | None:
 def _of_text(annotation: str, namespace: dict[str, Any]) -> Shape | None:
     """Read by syntax, because the names in it may exist only for type checkers."""
     try:
-        tree = ast.parse(annotation.strip(), mode="eval").body
+        tree = parse_python(annotation.strip(), "eval").body
     except SyntaxError:
         return None
     return _of_tree(tree, namespace)

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,14 @@ from hooke.proxy.proxy_settings import (
     seconds,
     typed,
 )
-from hooke.serving.problems import PRIORITY_HEADER, RETRY_HEADER, SANE_ID, STREAM_HEADER, VERSION_HEADER
+from hooke.serving.problems import (
+    PRIORITY_HEADER,
+    RETRY_HEADER,
+    SANE_ID,
+    STREAM_HEADER,
+    VERSION_HEADER,
+    phrase_of,
+)
 
 __all__ = [
     "MIRROR_SHARE",
@@ -100,7 +106,7 @@ def _mapper(which: dict[str, Any], status: int, detail: str, *, retry_after_s: i
         "filter": which,
         "status_code": status,
         "body_format_override": _format(
-            {"title": HTTPStatus(status).phrase, "status": "%RESPONSE_CODE%", "detail": detail}
+            {"title": phrase_of(status), "status": "%RESPONSE_CODE%", "detail": detail}
         ),
     }
     if retry_after_s:

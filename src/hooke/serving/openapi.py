@@ -10,13 +10,13 @@ import operator
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from http import HTTPStatus
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
 
 from hooke.serving.payloads import Method, ModelName, ResponseKind, dtype_of, is_array, rank_of
+from hooke.serving.problems import phrase_of
 from hooke.serving.routes import Operation, Route
 from hooke.serving.service import MODEL_FIELD
 
@@ -336,7 +336,7 @@ def _problem() -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
-            "title": {"enum": [HTTPStatus(status).phrase for status in (*_REFUSED, 404, 405, 406, 409, 501)]},
+            "title": {"enum": [phrase_of(status) for status in (*_REFUSED, 404, 405, 406, 409, 501)]},
             "status": {"type": "integer", "minimum": 400, "maximum": 599},
             "detail": {"type": "string"},
             "request_id": {"type": "string"},

@@ -33,6 +33,7 @@ __all__ = [
     "Problem",
     "ServiceRaised",
     "WrongField",
+    "phrase_of",
     "problem_of",
     "too_many",
 ]
@@ -60,6 +61,19 @@ UNTOUCHED = "untouched"
 """Nothing was done."""
 REPEATABLE = "repeatable"
 """The request may be done twice. It is retried once only: it may be what kills each process that gets it."""
+
+_PHRASES = {
+    413: "Request Entity Too Large",
+    414: "Request-URI Too Long",
+    416: "Requested Range Not Satisfiable",
+    422: "Unprocessable Entity",
+}
+"""Python 3.13 has other phrases; metrics, logs and clients have these on each version."""
+
+
+def phrase_of(status: int) -> str:
+    """The phrase of a status, the same on each version of Python. Raises ValueError for a number that is no status."""
+    return _PHRASES.get(status) or HTTPStatus(status).phrase
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -112,7 +126,7 @@ class Problem(Exception):
     @property
     def title(self) -> str:
         """The phrase of its status."""
-        return HTTPStatus(self.status).phrase
+        return phrase_of(self.status)
 
     def body(self, request_id: str | None = None, *, as_error: bool = False) -> bytes:
         """The document with the request's id; with its detail also as `error`, for clients of V2."""

@@ -50,6 +50,7 @@ __all__ = [
     "private_folder",
     "top_names",
     "unpack_code",
+    "unpack_tar",
     "versions_here",
 ]
 
@@ -144,13 +145,28 @@ def unpack_code(data: bytes) -> str:
     beside = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            archive.extractall(beside, filter="data")
+            unpack_tar(archive, beside)
         beside.rename(folder)
     except OSError:
         shutil.rmtree(beside, ignore_errors=True)
         if not folder.is_dir():  # else another process was faster
             raise
     return str(folder)
+
+
+def unpack_tar(archive: tarfile.TarFile, folder: Path) -> None:
+    """Unpack it; nothing lands outside the folder. Raises tarfile.TarError where something would."""
+    if hasattr(tarfile, "data_filter"):
+        archive.extractall(folder, filter="data")
+        return
+    for member in archive.getmembers():  # Python 3.11.3 and older
+        if not (member.isfile() or member.isdir()) or not (folder / member.name).resolve().is_relative_to(
+            folder.resolve()
+        ):
+            raise tarfile.TarError(
+                f"{member.name}: only files and folders below the archive's own are unpacked"
+            )
+    archive.extractall(folder)  # noqa: S202 - its members are looked at above
 
 
 def private_folder(name: str) -> Path:

@@ -19,7 +19,7 @@ import uvloop
 
 from hooke.serving.limits import ConnectionLimits
 from hooke.serving.metrics import Refusals
-from hooke.serving.problems import MEDIA_TYPE, Problem
+from hooke.serving.problems import MEDIA_TYPE, Problem, phrase_of
 from hooke.serving.request_context import CallerGone, EagerTasks
 
 __all__ = ["Connection", "Connections", "EndpointThread", "Handle", "Request", "keep_looking"]
@@ -41,7 +41,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _END = b"\r\n\r\n"
 """The end of a head."""
 _CLOSE = (b"connection", b"close")
-_PHRASES: Mapping[int, str] = {status.value: status.phrase for status in HTTPStatus}
+_PHRASES: Mapping[int, str] = {status.value: phrase_of(status) for status in HTTPStatus}
 
 _log = logging.getLogger("hooke")
 
