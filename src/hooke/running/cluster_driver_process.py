@@ -18,6 +18,7 @@ from typing import IO
 import msgspec
 
 from hooke.base.errors import JournalError
+from hooke.engines.remote.handshake import unpack_tar
 from hooke.journal.run_view import view_of
 from hooke.processes.start import python_module, start_apart
 from hooke.project.folder import Project
@@ -181,7 +182,7 @@ def main(argument: str) -> int:
     """Do what the order says; returns the exit code of the pod."""
     order = msgspec.json.decode(argument, type=DriverOrder)
     with tarfile.open(CODE) as archive:
-        archive.extractall(PROJECT, filter="data")
+        unpack_tar(archive, PROJECT)
     os.chdir(PROJECT / order.folder)
     return _Supervisor(order, Project.at(PROJECT)).run()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Desk
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 JOB = """
     import random
@@ -81,6 +81,64 @@ FILES = """
 """
 
 
+UNDECLARED = """
+    import os
+    from pathlib import Path
+    from hooke import pipeline, task
+
+    HERE = Path(__file__).parent
+
+    @task
+    def read(name: str) -> str:
+        return (HERE / name).read_text() * int(os.environ.get("TIMES", "1"))
+
+    @task
+    def listed() -> list[str]:
+        return sorted(each.read_text() for each in (HERE / "parts").iterdir())
+
+    @task
+    def first() -> str:
+        return "one" if not (HERE / "more.txt").exists() else (HERE / "more.txt").read_text()
+
+    @task
+    def signed(text: str) -> int:
+        return len(text + os.environ["SIGNING_SECRET"]) and len(text)
+
+    @pipeline
+    def undeclared() -> dict:
+        text = read("text.txt")
+        return {"text": text, "parts": listed(), "first": first(), "signed": signed(text)}
+"""
+
+
+WRITES = """
+    import os
+    from pathlib import Path
+    from hooke import pipeline, task
+
+    HERE = Path(__file__).parent
+
+    @task
+    def write(n: int) -> int:
+        (HERE / "made").mkdir(exist_ok=True)
+        (HERE / "made" / f"{n}.bin").write_bytes(os.urandom(8))
+        (HERE / "last.bin").write_bytes(os.urandom(8))
+        return n
+
+    @task
+    def size(n: int) -> int:
+        return len((HERE / "made" / f"{n}.bin").read_bytes() + (HERE / "last.bin").read_bytes())
+
+    @task
+    def names(size: int) -> list[str]:
+        return sorted(each.name for folder in (HERE, HERE / "given") for each in folder.iterdir() if each.name[0] not in "._")
+
+    @pipeline
+    def writes() -> list[str]:
+        return names(size(write(1)))
+"""
+
+
 class Lab(Desk):
     """A project in a repository, with a library installed beside it."""
 
@@ -141,6 +199,7 @@ def kinds(verdicts: list[dict]) -> dict[str, str]:
     return {each["name"]: each["kind"] for each in verdicts}
 
 
+@pytest.mark.long
 def test_a_run_is_reproduced_whatever_became_of_the_code_since(lab):
     code, facts = lab.reproduce()
     assert (code, facts["status"], unmet(facts)) == (0, "checked", [])
@@ -184,6 +243,7 @@ def test_another_byte_of_data_is_named_and_where_results_differ_from(lab):
     assert total["first"] == "total: ['rows'] was 3, is 4 (1 apart)"
 
 
+@pytest.mark.long
 def test_files_are_compared_by_the_content_that_they_had(lab):
     lab.write("files.py", FILES)
     lab.write(".gitignore", "*.txt\n__pycache__\n")
@@ -202,6 +262,67 @@ def test_files_are_compared_by_the_content_that_they_had(lab):
     assert not (lab.folder / "written.txt").exists()
 
 
+@pytest.mark.long
+def test_what_tasks_read_without_declaring_it_is_a_condition(lab):
+    lab.write("undeclared.py", UNDECLARED)
+    lab.write(".gitignore", "*.txt\nparts\n__pycache__\n")
+    lab.write("text.txt", "ab")
+    (lab.folder / "parts").mkdir()
+    lab.write("parts/a.txt", "a")
+    lab.write("parts/b.txt", "b")
+    for _ in range(2):  # the second run has all results from the cache
+        done = lab.hooke("run", "undeclared.py", TIMES="2", SIGNING_SECRET="x")
+        assert done.code == 0, done.err
+    code, facts = lab.reproduce("--verify", TIMES="2", SIGNING_SECRET="rotated")
+    assert (code, unmet(facts)) == (0, [])
+    read = {(each["kind"], Path(each["name"]).name) for each in facts["anchors"]}
+    assert {("variable", "TIMES"), ("data", "text.txt"), ("data", "parts"), ("data", "more.txt")} <= read
+    assert not any("SECRET" in name for _, name in read)
+    (lab.folder / "text.txt").unlink()
+    lab.write("parts/b.txt", "c")
+    lab.write("parts/c.txt", "")
+    lab.write("more.txt", "two")
+    code, facts = lab.reproduce("--verify", SIGNING_SECRET="x")
+    assert code == 4
+    found = {(kind, Path(name).name): (was, now) for kind, name, was, now in unmet(facts)}
+    assert set(found) == {
+        ("variable", "TIMES"),
+        ("data", "text.txt"),
+        ("data", "parts"),
+        ("data", "b.txt"),
+    }
+    assert found["variable", "TIMES"][1] == found["data", "text.txt"][1] == ""
+    assert all(was != now for was, now in found.values())
+    # In the restored tree, more.txt is as absent as it was.
+    said = lab.hooke("reproduce", "--here", SIGNING_SECRET="x").out
+    assert re.search(
+        r"variable +DIFFERS  TIMES: a value with digest \w{8} -> missing  \(set TIMES as it was\)", said
+    )
+    assert re.search(r"more.txt: missing -> there  \(move it away\)", said)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("runs", [1, 2], ids=["computed", "cached"])
+def test_a_rerun_writes_over_none_of_the_projects_files(lab, runs):
+    lab.write("writes.py", WRITES)
+    lab.write(".gitignore", "*.bin\nmade\ngiven\n*.txt\n__pycache__\n")
+    (lab.folder / "given").mkdir()
+    lab.write("given/a.txt", "a")
+    for _ in range(runs):
+        done = lab.hooke("run", "writes.py")
+        assert done.code == 0, done.err
+    written = [lab.folder / "made" / "1.bin", lab.folder / "last.bin"]
+    before = [file.read_bytes() for file in written]
+    code, facts = lab.reproduce("--verify")
+    assert [file.read_bytes() for file in written] == before
+    assert not any(file.is_symlink() for file in written)
+    assert not unmet(facts)
+    # Of a run that found its answer in the cache, the tasks before it have no result to compare.
+    assert (code, kinds(facts["tasks"])["names"]) == (0 if runs == 1 else 3, "equal"), facts["tasks"]
+    assert not any(name.endswith(".bin") for _, name, _, _ in unmet(facts))
+
+
+@pytest.mark.long
 def test_another_line_of_code_is_named_with_here(lab):
     lab.edit("draws.py", "value * tinylib.FACTOR", "value * tinylib.FACTOR + 1e-09")
     code, facts = lab.reproduce("--verify", "--here")
@@ -239,6 +360,7 @@ def test_without_a_repository_it_says_so_and_the_code_of_now_is_a_best_effort(la
     assert (code, kinds(facts["tasks"])) == (0, dict.fromkeys(("draw", "scale", "total"), "equal"))
 
 
+@pytest.mark.long
 def test_wrong_things_are_refused_with_the_mend(lab):
     lab.edit("draws.py", "tinylib.FACTOR", "(1 / 0)")
     assert lab.hooke("run", "draws.py").code == 1
@@ -263,6 +385,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.long
 def test_a_script_runs_again_with_its_words_and_what_it_logged_is_compared(lab):
     lab.write("train.py", SCRIPT)
     words = [sys.executable, "train.py", "4"]
@@ -298,6 +421,7 @@ SLOW = """
 """
 
 
+@pytest.mark.long
 def test_one_that_is_killed_or_stopped_leaves_nothing_for_long(lab, tmp_path):
     lab.write("slow.py", SLOW)
     assert lab.hooke("run", "slow.py").code == 0

@@ -42,11 +42,13 @@ NESTINGS = st.recursive(
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e9, max_value=1e9)
 
 
+@pytest.mark.needs("cpu")
 @given(NESTINGS)
 def test_a_copy_is_bitwise_equal(value):
     assert compare_values(value, copy.deepcopy(value)).kind == EQUAL
 
 
+@pytest.mark.needs("cpu")
 @given(NESTINGS, NESTINGS, st.floats(0, 1), st.floats(0, 1))
 def test_the_verdict_does_not_hang_on_the_order_where_values_are_equal_and_a_tolerance_only_helps(
     was, now, rtol, atol
@@ -58,6 +60,7 @@ def test_the_verdict_does_not_hang_on_the_order_where_values_are_equal_and_a_tol
     assert lax.kind == EQUAL if strict.kind == EQUAL else lax.kind in (CLOSE, DIFFERENT)
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(NUMBERS, min_size=1, max_size=8), st.data())
 def test_one_number_that_moved_is_found_in_lists_and_arrays(numbers, data):
     at = data.draw(st.integers(0, len(numbers) - 1))
@@ -74,6 +77,7 @@ def test_one_number_that_moved_is_found_in_lists_and_arrays(numbers, data):
         assert compare_values(make(numbers), make(moved), Tolerance(atol=gap * 2)).kind == CLOSE
 
 
+@pytest.mark.needs("cpu")
 @given(NUMBERS, NUMBERS, st.floats(0, 1), st.floats(0, 10))
 def test_numbers_are_close_as_numpy_says(was, now, rtol, atol):
     expected = bool(np.isclose(now, was, rtol=rtol, atol=atol))

@@ -2,6 +2,7 @@
 
 import subprocess
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from hooke.running.reproduce.result_comparison import (
 TASKS = st.lists(st.sampled_from("abc"), max_size=8).map(lambda names: dict(enumerate(names)))
 
 
+@pytest.mark.needs("cpu")
 @given(TASKS, TASKS)
 def test_every_node_is_in_one_pair_and_each_pair_is_of_one_task(was, now):
     found = pairs(was, now)
@@ -33,6 +35,7 @@ def test_every_node_is_in_one_pair_and_each_pair_is_of_one_task(was, now):
         assert both == min(list(was.values()).count(task), list(now.values()).count(task))
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.sampled_from([EQUAL, CLOSE, DIFFERENT]), max_size=20), st.integers(0, 3))
 def test_a_verdict_counts_items_and_is_as_bad_as_the_worst(kinds, missing):
     found = verdict(
@@ -47,6 +50,7 @@ def test_a_verdict_counts_items_and_is_as_bad_as_the_worst(kinds, missing):
     assert found.first.startswith(f"t[{kinds.index(worst)}]" if worst in kinds else "")
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.sampled_from([EQUAL, DIFFERENT]), min_size=1, max_size=8), st.data())
 def test_differences_begin_where_all_that_came_in_is_equal(kinds, data):
     parents = {

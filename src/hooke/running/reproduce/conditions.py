@@ -25,6 +25,7 @@ __all__ = [
     "RunCondition",
     "changed_lines",
     "compared",
+    "condition",
     "libraries",
     "modules_elsewhere",
     "planned_conditions",
@@ -35,7 +36,7 @@ __all__ = [
 
 
 class RunCondition(msgspec.Struct, frozen=True, kw_only=True):
-    """One condition of a run's results. `kind` is code, python, library, data, parameters, seed, threads or hardware.
+    """One condition of a run's results. `kind` is code, python, library, data, variable, parameters, seed, threads or hardware.
 
     `was` and `now` are short text, empty if there was or is nothing.
     """
@@ -66,23 +67,27 @@ FIXES = {
     "python": "use this Python version",
     "seed": "set `[run] seed` in hooke.toml, or HOOKE_SEED, to {was}",
     "threads": "export {name}={was}",
+    "variable": "set {name} as it was",
 }
 
 
 def compared(kind: str, was: Mapping[str, str], now: Mapping[str, str]) -> list[RunCondition]:
     """A condition for each name: first those of the run, then the new ones."""
     names = dict.fromkeys((*was, *now))
-    return [_condition(kind, name, was.get(name, ""), now.get(name, "")) for name in names]
+    return [condition(kind, name, was.get(name, ""), now.get(name, "")) for name in names]
 
 
 def libraries(was: Mapping[str, str], now: Mapping[str, str]) -> list[RunCondition]:
     """A condition for each distribution of the run. Distributions installed since cannot have affected the results."""
-    return [_condition("library", name, version, now.get(name, "")) for name, version in was.items()]
+    return [condition("library", name, version, now.get(name, "")) for name, version in was.items()]
 
 
-def _condition(kind: str, name: str, was: str, now: str) -> RunCondition:
+def condition(kind: str, name: str, was: str, now: str) -> RunCondition:
+    """A condition with the fix for its kind."""
     fix = FIXES.get(kind, "").format(name=name, was=was)
-    if kind == "threads" and not was:
+    if kind == "data" and not was:
+        fix = "move it away"
+    if kind in ("threads", "variable") and not was:
         fix = f"unset {name}"
     if kind == "library" and was.endswith(" (editable)"):
         fix = f"check out this version of {name}"
@@ -143,13 +148,13 @@ def planned_conditions(
     for pair in pairs(was, now):
         if pair.was is None or pair.now is None:
             there = "in the graph"
-            condition = RunCondition(
+            lacking = RunCondition(
                 kind="code",
                 name=f"task {pair.task}",
                 was=there if pair.was is not None else "",
                 now=there if pair.now is not None else "",
             )
-            found.setdefault((condition.kind, condition.name), condition)
+            found.setdefault((lacking.kind, lacking.name), lacking)
             continue
         planned = view.nodes[pair.was].planned
         same[pair.was] = planned.key == keys[pair.now].key
@@ -160,8 +165,8 @@ def planned_conditions(
             code = {part.name: part.digest for part in keys[pair.now].code.parts}
             theirs = seeded_alike and code == planned.code and len(inputs) == 1
             differing += [each for each in inputs if theirs or not each.name.endswith("(items=)")]
-        for condition in differing:
-            found.setdefault((condition.kind, condition.name), condition)
+        for each in differing:
+            found.setdefault((each.kind, each.name), each)
     return list(found.values())
 
 

@@ -16,15 +16,18 @@ import msgspec
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import FileLock
 from hooke.base.formats import aligned
+from hooke.base.observed import absolute_path
 from hooke.base.table import Printed
 from hooke.journal.events import WITH_FAILURES, MadeOf, RunMadeOf, RunStarted, SearchStarted, StudyStarted
 from hooke.journal.run_view import view_of
 from hooke.keys.file import File
+from hooke.pipeline.finished_results import StoredManifests
 from hooke.processes.start import python_module
 from hooke.project.folder import Project, start_of
 from hooke.running import provenance
 from hooke.running.git import Repository
 from hooke.running.reproduce.conditions import Edit, RunCondition, changed_lines, compared, libraries
+from hooke.running.reproduce.read_inputs import ReadInputs, link, link_inputs, read_conditions, read_inputs
 from hooke.running.reproduce.rerun import RerunReport, RerunRequest, replay_script, run_beside
 from hooke.running.reproduce.rerun_process import REPORT, REQUEST
 from hooke.running.reproduce.result_comparison import (
@@ -42,6 +45,8 @@ __all__ = ["ReproduceOptions", "Reproduction", "reproduce", "reproduce_in"]
 
 # --- The outcome of a reproduction, and its report.
 
+COUNTED = {"library": "installed distribution", "data": "file", "variable": "environment variable"}
+"""Kinds of which there may be many."""
 MOST_SHOWN = 20
 WORDS = {
     EQUAL: "bitwise equal",
@@ -49,7 +54,7 @@ WORDS = {
     DIFFERENT: "different",
     MISSING: "nothing to compare",
 }
-KINDS = ("code", "python", "library", "data", "parameters", "seed", "threads", "hardware")
+KINDS = ("code", "python", "library", "data", "variable", "parameters", "seed", "threads", "hardware")
 
 
 @dataclass(slots=True, kw_only=True, repr=False)
@@ -128,16 +133,19 @@ def _condition_lines(conditions: Sequence[RunCondition]) -> Iterator[str]:
 
 
 def _short(condition: RunCondition, text: str) -> str:
-    return text[:8] if condition.kind == "data" and condition.name.startswith("/") else text
+    is_digest = condition.kind == "data" and condition.name.startswith("/") and " " not in text
+    return text[:8] if is_digest else text
 
 
 def _as_it_was(kind: str, conditions: Sequence[RunCondition]) -> str:
     if not conditions:
-        return {"threads": "as it was: no variable set", "data": "as it was: no file"}.get(
-            kind, "nothing recorded"
-        )
-    if kind in ("library", "data"):
-        what = {"library": "installed distribution", "data": "file"}[kind]
+        return {
+            "threads": "as it was: no variable set",
+            "data": "as it was: no file",
+            "variable": "as it was: none was read",
+        }.get(kind, "nothing recorded")
+    if kind in COUNTED:
+        what = COUNTED[kind]
         return f"as it was: {len(conditions)} {what}{'s' * (len(conditions) != 1)}"
     return "as it was: " + ", ".join(condition.was for condition in conditions if condition.was)
 
@@ -232,7 +240,8 @@ def reproduce(  # noqa: PLR0913 - one for each option of the command
 ) -> Reproduction:
     """Check whether a run can be reproduced; with `verify`, run it again and compare each result.
 
-    First the recorded conditions are checked: code, Python, each library, data files, seed, thread counts, hardware. The code
+    First the recorded conditions are checked: code, Python, each library, data files, files and environment variables that tasks read
+    without declaring them, seed, thread counts, hardware. The code
     is the recorded tree, restored in a git worktree that is removed at the end (unless `keep`). With `here` it is the project's
     current code, and each change since is a condition that differs. The rerun has its own store, so everything is computed.
     If a condition differs, nothing runs, unless `best_effort`. A number that differs by at most
@@ -258,8 +267,10 @@ def reproduce(  # noqa: PLR0913 - one for each option of the command
 def reproduce_in(project: Project, run: str, asked: ReproduceOptions) -> Reproduction:
     """`reproduce` for a run's full id."""
     begun, record = _read(project, run)
-    case = _Case(project=project, begun=begun, record=record, asked=asked)
-    found = Reproduction(run=run, status="checked")
+    manifests = StoredManifests(project.store(), project.inputs_now())
+    read = read_inputs(project.runs.events(run), manifests)
+    case = _Case(project=project, begun=begun, record=record, read=read, asked=asked)
+    found = Reproduction(run=run, status="checked", notes=[*read.notes])
     with case.code(found) as (root, tree, data):
         request = RerunRequest(
             run=run,
@@ -346,6 +357,8 @@ class _Case:
     project: Project
     begun: RunStarted
     record: MadeOf
+    read: ReadInputs
+    """What its tasks read without declaring it."""
     asked: ReproduceOptions
 
     @contextmanager
@@ -400,6 +413,13 @@ class _Case:
             *compared("hardware", record.hardware, provenance.hardware()),
             *compared("seed", {"": str(record.seed)}, {"": str(self._seed(request))}),
             *compared("data", record.files, _files_now(record.files, request)),
+            *read_conditions(
+                self.read,
+                root=self.project.root,
+                moved=request.moved,
+                environment=os.environ,
+                secret=self.project.secret(),
+            ),
         ]
 
     def _parameters(self) -> RunCondition:
@@ -444,9 +464,12 @@ class _Case:
 
     def _edits(self, repository: Repository, now: str) -> list[Edit]:
         """The changes from the recorded tree to `now`, without the run's data files."""
+        read = [
+            absolute_path(each.name, self.project.root) for each in self.read.inputs if each.kind == "file"
+        ]
         data = {
             str(Path(name).relative_to(self.record.root))
-            for name in self.record.files
+            for name in (*self.record.files, *read)
             if Path(name).is_relative_to(self.record.root)
         }
         edits = changed_lines(repository.differences(self.record.tree, now))
@@ -466,15 +489,16 @@ class _Case:
         ]
 
     def _link_files(self, tree: Path) -> None:
-        """Link the run's data files into the tree, which lacks those that git ignores."""
+        """Link the files that the run read into the tree, which lacks those that git ignores."""
+        top = Path(self.record.root)
+
+        def moved(path: Path) -> Path:
+            return tree / path.relative_to(top)
+
         for name in self.record.files:
-            file = Path(name)
-            if not file.is_relative_to(self.record.root) or not file.exists():
-                continue
-            place = tree / file.relative_to(self.record.root)
-            if not place.exists():
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.symlink_to(file)
+            if Path(name).is_relative_to(top):
+                link(Path(name), moved(Path(name)))
+        link_inputs(self.read, root=self.project.root, top=top, moved=moved)
 
     def _seed(self, request: RerunRequest) -> int:
         return Project.at(request.moved(self.project.root)).seed
