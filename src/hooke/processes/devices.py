@@ -127,7 +127,7 @@ class Devices:
         """
         if not amount:
             return ()
-        self._check(task, amount)
+        self.check(task, amount)
         if amount < 1:
             fitting = [name for name, free in self._free.items() if free >= amount - 1e-9]
             return self._hold(tuple(sorted(fitting, key=self._free.__getitem__)[:1]), amount)
@@ -148,7 +148,8 @@ class Devices:
             self._free[name] -= each
         return ids or None
 
-    def _check(self, task: str, amount: float) -> None:
+    def check(self, task: str, amount: float) -> None:
+        """Raise UsageError if so many can never be given: more than there are, or a fraction above 1."""
         if amount > 1 and amount != int(amount):
             raise UsageError(
                 f"task {task!r} asks for {amount:g} gpus",

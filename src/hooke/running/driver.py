@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -61,7 +62,7 @@ from hooke.pipeline.references import pack
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import CTRL_C, Runner, RunnerParts
 from hooke.pipeline.trace import trace
-from hooke.processes.devices import cpus_here
+from hooke.processes.devices import cpus_here, devices_of_this_machine
 from hooke.processes.start import Interrupts
 from hooke.project.backends import (
     ENGINES,
@@ -87,11 +88,14 @@ __all__ = [
     "Driver",
     "GangWait",
     "RunOrder",
+    "check_declared",
     "check_gangs",
     "plan_of",
     "prepare",
 ]
 
+
+_log = logging.getLogger("hooke")
 
 # --- Checks that a backend can run a pipeline's gangs: before the run, or during it if the backend's size is unknown.
 
@@ -164,6 +168,28 @@ class GangWait:
                 why=f"the ranks wait for one another, so all must run at once; nothing else ran for {WAIT_S:g} s, and no worker joined",
                 fix=f"add workers until it has {ranks} threads, or make gang= smaller; then resume",
             )
+
+
+# --- What tasks declare and a backend cannot keep.
+
+
+def check_declared(graph: Graph, place: BackendChoice) -> None:
+    """Warn of limits of tasks that the backend does not enforce. Raises UsageError for GPUs that it would not see missing."""
+    if ENGINES.load(place.engine).capabilities.isolated:
+        return
+    devices = devices_of_this_machine()
+    unkept: dict[str, list[str]] = {}
+    for node in {node.task.name: node for node in graph.nodes}.values():
+        asked = node.task.resources
+        devices.check(node.task.name, asked.gpus)
+        for option in ("timeout", "memory"):
+            if getattr(asked, "timeout_s" if option == "timeout" else option) is not None:
+                unkept.setdefault(f"{option}=", []).append(node.task.name)
+    if unkept:
+        said = ", and ".join(f"{option} of {', '.join(names)}" for option, names in unkept.items())
+        _log.warning(
+            "note: %s, where tasks run in the driver's own process, does not enforce %s", place.name, said
+        )
 
 
 def _of_ranks(node: Node) -> str:
@@ -622,6 +648,7 @@ def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) ->
         if order.tags:
             tracker.set_tags(order.tags)
     check_gangs(graph, place)
+    check_declared(graph, place)
     if order.run is None:
         _check_forced(order.force, graph)
     return Driver(
