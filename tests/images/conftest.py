@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.needs import skip_without
 
 from hooke.images.contents import MINOR, BuildOrder
 from hooke.images.layout import EPOCH, Image, ImageLayout, architecture
@@ -70,7 +71,7 @@ class LocalRegistry:
         self.log = folder / "log"
         program = shutil.which("docker-registry")
         if program is None:
-            pytest.skip("there is no registry: apt-get install docker-registry")
+            skip_without("docker-registry")
         with self.log.open("wb") as log:
             self.process = subprocess.Popen([program, "serve", str(settings)], stdout=log, stderr=log)
         until = time.monotonic() + 60

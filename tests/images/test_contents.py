@@ -1,16 +1,21 @@
 """What comes into an image, and what is refused."""
 
 import os
-import shutil
+import re
+import shlex
 import subprocess
+import sys
 from importlib.metadata import Distribution, distribution
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 from tests.images.conftest import small_base
 from tests.images.test_layout import files_of
 
-from hooke.base.errors import UsageError
+from hooke.base.distributions import normal_name
+from hooke.base.errors import MissingExtra, UsageError
+from hooke.images import requirements
 from hooke.images.contents import (
     MINOR,
     build,
@@ -18,9 +23,9 @@ from hooke.images.contents import (
     dockerfile,
     packages_of,
     project_files,
-    wanted_packages,
 )
 from hooke.images.layout import ImageLayout
+from hooke.images.requirements import wanted_packages
 
 JOB = """
 from hooke import pipeline, task
@@ -77,15 +82,84 @@ class TestProject:
 
 
 class TestPackages:
+    @pytest.mark.needs("cpu")
     def test_hooke_and_what_it_requires_come_by_themselves(self):
         names = {each.name.lower() for each in wanted_packages([])}
         assert {"hooke-ml", "numpy", "msgspec", "click"} <= names
         assert "torch" not in names, "that is an extra's"
 
-    def test_one_that_is_missing_is_named(self):
-        with pytest.raises(UsageError, match="no-such-thing is not installed here") as raised:
-            wanted_packages(["No_such.thing"])
-        assert "pip install no-such-thing" in raised.value.fix
+    @pytest.mark.needs("cpu")
+    def test_extras_bring_what_they_require(self):
+        plain, more = (
+            {normal_name(each.name) for each in wanted_packages(asked)}
+            for asked in ([], ["Hooke_ML[dask]", "scikit-learn>=1.0"])
+        )
+        assert "distributed" not in plain
+        assert {"distributed", "cryptography", "tornado", "scikit-learn", "joblib"} <= more
+
+    @pytest.mark.needs("cpu")
+    def test_what_pages_type_can_be_taken(self):
+        pages = (Path(__file__).parents[2] / "docs").rglob("*.md")
+        lines = [line for page in pages for line in page.read_text("utf-8").splitlines()]
+        typed = [shlex.split(line) for line in lines if line.startswith("$ hooke image build")]
+        asked = {words[at + 1] for words in typed for at, word in enumerate(words) if word == "--with"}
+        assert "hooke-ml[dask]" in asked
+        assert wanted_packages(asked)
+
+    @pytest.fixture
+    def few(self, monkeypatch):
+        """To read the metadata of all packages takes a second."""
+        here = [distribution(name) for name in ("hooke-ml", "click", "msgspec", "numpy")]
+        monkeypatch.setattr(requirements, "distributions", lambda: here)
+
+    @pytest.mark.parametrize(
+        ("asked", "what", "fix"),
+        [
+            ("No_such.thing", "No_such.thing is not installed here", "-m pip install No_such.thing"),
+            ("numpy==1.0", r"--with numpy==1.0: numpy \S+ is installed here", "-m pip install numpy==1.0"),
+            ("numpy<1.0", "--with numpy<1.0: numpy", "-m pip install 'numpy<1.0'"),
+            ("hooke-ml[dusk]", "hooke-ml has no extra 'dusk'", "its extras: .*dask"),
+            ("msgspec[nothing,yaml]", "msgspec has no extra 'nothing'", "its extras: "),
+            ("numpy 2", "--with 'numpy 2': Expected.* end\n", "write it as for pip"),
+            ("", "--with '': Expected", "write it as for pip"),
+            ("numpy @ file:///tmp/numpy.whl", "not from an address", "and then --with numpy"),
+        ],
+    )
+    def test_what_cannot_be_taken_is_said_with_the_fix(self, few, asked, what, fix):
+        with pytest.raises(UsageError, match=what) as raised:
+            wanted_packages(["click", asked])
+        assert re.search(fix, raised.value.fix)
+
+    def test_all_that_is_wrong_is_said_at_once(self, few):
+        with pytest.raises(UsageError, match="one is not installed here.*; two is not installed here"):
+            wanted_packages(["one", "two"])
+
+    def test_without_packaging_the_extra_is_named(self, few, monkeypatch):
+        monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+        with pytest.raises(MissingExtra, match="images need packaging") as raised:
+            wanted_packages([])
+        assert raised.value.fix == 'pip install "hooke-ml[dask]"'
+
+    def test_hooke_itself_has_to_be_installed(self, monkeypatch):
+        monkeypatch.setattr(requirements, "distributions", lambda: [distribution("click")])
+        with pytest.raises(UsageError, match="hooke-ml is not installed here"):
+            wanted_packages([])
+
+    def test_what_an_extra_requires_has_to_be_here(self, tmp_path, monkeypatch):
+        info = tmp_path / "toy-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: toy\nVersion: 1.0\nProvides-Extra: fast\n"
+            "Requires-Dist: absent-here; extra == 'fast'\nRequires-Dist: also-absent; sys_platform == 'win32'\n"
+        )
+        here = [Distribution.at(info), distribution("hooke-ml")]
+        monkeypatch.setattr(requirements, "distributions", lambda: here)
+        assert "toy" in {each.name for each in wanted_packages(["toy"])}
+        with pytest.raises(
+            UsageError, match=r"--with toy\[fast\]: it requires absent-here, which is not"
+        ) as raised:
+            wanted_packages(["toy[fast]"])
+        assert "pip install 'toy[fast]'" in raised.value.fix
 
     def test_files_are_those_of_the_list_without_bytecode(self):
         found = [*packages_of([distribution("msgspec")])]
@@ -115,12 +189,14 @@ class TestPackages:
         with pytest.raises(UsageError, match="has a file outside its environment: /etc/passwd"):
             [*packages_of([Distribution.at(info)])]
 
-    @pytest.mark.heavy
+    @pytest.mark.long
+    @pytest.mark.needs("processes")
     def test_an_editable_one_comes_as_its_wheel(self):
         found = {each.path: each for each in packages_of([distribution("hooke-ml")])}
         assert f"{SITE}/hooke/__init__.py" in found
         assert b"import hooke.cli" in found["opt/venv/bin/hooke"].content
 
+    @pytest.mark.needs("cpu")
     def test_a_dockerfile_pins_what_is_installed(self):
         text = dockerfile(["pytest"])
         assert f"FROM python:{MINOR}-slim" in text
@@ -129,7 +205,8 @@ class TestPackages:
 
 
 class TestBase:
-    @pytest.mark.heavy
+    @pytest.mark.long
+    @pytest.mark.needs("processes")
     def test_two_builds_have_one_digest(self, order, tmp_path):
         found = []
         for place in ("one", "two"):
@@ -158,12 +235,8 @@ class TestBase:
             build(order, layout, small_base(layout, machine="s390x"))
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("mmdebstrap", "root")
 @pytest.mark.timeout(1200)
-@pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("mmdebstrap") is None,
-    reason="a Debian is made and entered by root, with mmdebstrap: apt-get install mmdebstrap",
-)
 def test_an_image_runs(order, layout, tmp_path, monkeypatch):
     """Debian by mmdebstrap, with the packages of here: its Python finds Hooke, as nobody, and runs the project's pipeline."""
     (order.project / "job.py").write_text(JOB)

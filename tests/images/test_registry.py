@@ -22,7 +22,7 @@ from hooke.base.errors import CorruptObject, HookeError, UsageError
 from hooke.images.layout import INDEX, ImageLayout, Inside, architecture
 from hooke.images.registry import Registry, credentials_of, parse_image_name
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 NOTHING = {"HOME": "/nonexistent"}
 
 
@@ -207,13 +207,15 @@ def tokens(tmp_path_factory):
     thread.start()
     realm = f"http://127.0.0.1:{server.server_address[1]}/token"
     auth = f"auth: {{token: {{realm: {realm}, service: shop, issuer: shop, rootcertbundle: {folder}/root.pem}}}}\n"
-    made = LocalRegistry(folder, auth=auth)
-    made.server = server
-    yield made
-    made.end()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        made = LocalRegistry(folder, auth=auth)
+        made.server = server
+        yield made
+        made.end()
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 class TestTokens:

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import Distribution, distributions
+from importlib.metadata import Distribution
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,8 +28,16 @@ import msgspec
 from hooke.base.distributions import DISTRIBUTION, normal_name
 from hooke.base.errors import HookeError, UsageError
 from hooke.images.layout import EPOCH, Image, ImageLayout, Inside, architecture
+from hooke.images.requirements import wanted_packages
 
-__all__ = ["BuildOrder", "build", "debian_base", "dockerfile", "packages_of", "project_files"]
+__all__ = [
+    "BuildOrder",
+    "build",
+    "debian_base",
+    "dockerfile",
+    "packages_of",
+    "project_files",
+]
 
 VENV = "opt/venv"
 CODE = "app"
@@ -44,7 +52,7 @@ GIVE_UP_S = 1800.0
 
 
 class BuildOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What to build: `project` is the folder with the code, `packages` are names of installed distributions."""
+    """What to build: `project` is the folder with the code, `packages` are requirements that installed distributions meet."""
 
     name: str
     project: Path
@@ -183,38 +191,6 @@ def _python_of(layout: ImageLayout, base: Image) -> str:
 
 
 # --- Packages.
-
-
-def wanted_packages(names: Iterable[str]) -> list[Distribution]:
-    """The distributions of these names here, Hooke among them, and all that they require, by name.
-
-    A requirement that this environment lacks is an extra's or another platform's, and is left out. Raises UsageError for a name that is not
-    installed.
-    """
-    here = {normal_name(each.name): each for each in reversed([*distributions()])}
-    open_ones = [*dict.fromkeys([DISTRIBUTION, *(normal_name(name) for name in names)])]
-    found: dict[str, Distribution] = {}
-    while open_ones:
-        name = open_ones.pop()
-        if name in found:
-            continue
-        if name not in here:
-            raise UsageError(
-                f"{name} is not installed here, so it cannot come into the image",
-                fix=f"install it: {sys.executable} -m pip install {name}",
-            )
-        found[name] = here[name]
-        required = (_required(each) for each in here[name].requires or ())
-        open_ones += [each for each in required if each is not None and each in here]
-    return [found[name] for name in sorted(found)]
-
-
-def _required(line: str) -> str | None:
-    """The name in a requirement, unless an extra asks for it."""
-    if re.search(r";.*\bextra\s*==", line):
-        return None
-    name = re.match(r"[A-Za-z0-9._-]+", line)
-    return None if name is None else normal_name(name[0])
 
 
 def packages_of(found: Iterable[Distribution]) -> Iterator[Inside]:

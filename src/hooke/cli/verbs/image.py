@@ -16,6 +16,7 @@ from hooke.cli.screens import say_next
 from hooke.images.contents import BuildOrder, build, debian_base, dockerfile
 from hooke.images.layout import Image, ImageLayout
 from hooke.images.registry import Registry, parse_image_name
+from hooke.images.requirements import wanted_packages
 from hooke.project.folder import Project
 
 __all__ = ["image"]
@@ -37,7 +38,7 @@ _packages = click.option(
     "packages",
     metavar="PACKAGE",
     multiple=True,
-    help="A package of this environment that the image needs, with all that it requires; may be repeated.",
+    help="A package of this environment that the image needs, with all that it requires, as for pip: pandas, hooke-ml[dask]; may be repeated.",
 )
 _folder = click.option(
     "--output",
@@ -90,6 +91,7 @@ def build_image(  # noqa: PLR0913 - one parameter for each option of the command
         environment=dict(_variable(each) for each in variables),
     )
     parse_image_name(order.name)
+    wanted_packages(packages)  # before minutes go into a base
     layout = ImageLayout.create(_at(project, output))
     made = build(order, layout, _base(base, layout, fresh=fresh))
     if as_json:
