@@ -57,7 +57,8 @@ _RANK_INSIDE = "; read the rank inside the task: at the top of a module it diffe
 
 _ECHO = re.compile(
     r"Dist(Backend|Network|Store)?Error|Connection\w*Error|BrokenPipeError|EOFError"
-    r"|closed by peer|reset by peer|connection (closed|reset|refused)|broken pipe|gloo|nccl|socket timeout",
+    r"|closed by peer|reset by peer|connection (closed|reset|refused)|broken pipe|gloo|nccl|socket (timeout|closed)"
+    r"|UnavailableError|UNAVAILABLE:|error received from peer|collective ops is aborted",  # of TensorFlow and JAX
     re.IGNORECASE,
 )
 """Errors of a rank that lost its connection to another one."""

@@ -8,6 +8,7 @@ from typing import Protocol, TextIO
 import msgspec
 
 from hooke.base.formats import readable
+from hooke.base.this_process import silence
 from hooke.journal.run_view import RunRow, RunView
 from hooke.journal.task_view import TaskRow
 
@@ -111,8 +112,12 @@ class Terminal:
                 self._picture.above(line)
             else:
                 # One write, so that lines of two runs do not interleave.
-                out.write(f"{line}\n")
-                out.flush()
+                try:
+                    out.write(f"{line}\n")
+                    out.flush()
+                except OSError:
+                    silence(out)
+                    raise
 
 
 TERMINAL = Terminal()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
-from hooke.base.this_process import on_fork
+from hooke.base.this_process import on_fork, silence
 from hooke.journal.events import Event
 from hooke.journal.run_view import RunView
 from hooke.progress.display import Display, RunSnapshot, snapshot_of
@@ -186,7 +187,9 @@ class Drawn(AbstractContextManager["Drawn"]):
 
     def _break_off(self, error: Exception) -> None:
         self._ended = True
-        if not gone(error):
+        if gone(error):
+            silence(sys.stderr)
+        else:
             _log.warning("the progress display failed; the run continues", exc_info=error)
         if self._display is not None:
             with contextlib.suppress(Exception):  # restores the terminal even if it cannot write

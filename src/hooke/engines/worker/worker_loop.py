@@ -704,7 +704,8 @@ class WorkerLoop:
         if process in self._polled:
             self._polled.remove(process)
         else:
-            self._selector.unregister(process.channel)
+            with contextlib.suppress(KeyError):  # Ctrl-C came before the next line, and `close` comes again
+                self._selector.unregister(process.channel)
         self._workers.pop(process.pid, None)
         process.waiting.clear()
         jobs, process.jobs = process.jobs, deque[WorkerJob]()
