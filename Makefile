@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 EXTRAS := remote,dask,ray,demo,data,features,plot,mlflow,comet,neptune,models,serve,structured,otel,search,torch,ui,tests,docs,bench,dev
+# With bytecode: processes of other users, as those of pods, may not write it, and would compile at each start.
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-canary soak-causes soak-engines soak-exports soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-lambda soak-loaders soak-schemas soak-token-laws soak-tokens soak-zero check bench bench-costs docs screenshots clean
+# Without compiled code on disk, each process of pytest compiles all tests.
+unexport PYTHONDONTWRITEBYTECODE
+.PHONY: help venv demo kubernetes test test-all unit soak-campaigns soak-canary soak-causes soak-engines soak-exports soak-faults soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-lambda soak-loaders soak-schemas soak-token-laws soak-tokens soak-zero check bench bench-costs docs screenshots clean
 
-# Most tests wait for processes, so more of them run at once than there are cores: the order is that of tests/fixtures/sessions.py.
+# Most tests wait for processes, so more of them run at once than there are cores.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
 
 help:  ## list the targets
@@ -23,22 +26,20 @@ demo: $(VENV)/.installed-demo  ## run the main job on real flights data
 kubernetes: venv  ## build the Kubernetes that tests run on; kept outside the clone
 	@$(BIN)/python -m tests.kubernetes.build
 
-test: venv  ## run every test; campaigns as a sample, or in full where their sources changed
-	-@$(MAKE) --no-print-directory kubernetes # where that fails, its tests do, and say why
-	$(PYTEST)
+unit: venv  ## run the quick tests, in less than a minute
+	$(BIN)/python -m pytest -m "not needs and not long" -n 2 --dist loadfile
 
-test-again: venv  ## run what failed in the last `make test` again, one test at a time
-	HOOKE_TEST_AGAIN=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+test: venv  ## run every test that needs only Python packages, but for long ones
+	$(PYTEST) -m "not long"
 
-test-all: venv  ## run every test, all campaigns in full, and record that they passed
-	-@$(MAKE) --no-print-directory kubernetes
-	HOOKE_TEST_ALL=1 $(PYTEST)
+test-all: venv  ## run every test, also those that need more (it says how to get it), and larger samples
+	HOOKE_TEST_SIZE=full $(PYTEST)
 
-unit: venv  ## run the quick tests
-	HOOKE_TEST_ALL=0 $(BIN)/python -m pytest -m "not heavy and not slow and not gpu" -n 2 --dist loadfile
+soak-campaigns: venv  ## run tests of many seeds or trials in their full sizes: hours
+	HOOKE_TEST_SIZE=soak $(PYTEST) $(shell grep -rlE --include=test_*.py 'choose_size\(.*soak=|some_of\(' tests)
 
-campaigns: venv  ## run all campaigns in full, and record that they passed
-	HOOKE_TEST_ALL=1 $(PYTEST) -m campaign
+soak-faults: venv  ## plant 40 faults in copies of the package, have tests look for each, and record what survives: hours (SEED=7)
+	$(BIN)/python -m benchmarks.planted_faults --seed $(or $(SEED),7) --record
 
 soak-causes: venv  ## plant ten causes of lost time in real workers, 120 studies, and record what is named
 	$(BIN)/python -m benchmarks.causes

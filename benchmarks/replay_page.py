@@ -11,7 +11,6 @@ from typing import Any
 
 from benchmarks.serving.closed_loop import RECORD as LIVE_RECORD
 from benchmarks.serving.closed_loop import table as live_table
-from scipy.stats import t
 
 __all__ = ["page"]
 
@@ -57,6 +56,8 @@ def compared(row: dict[str, Any]) -> dict[str, Any]:
 
 def interval(values: Sequence[float]) -> str:
     """The mean in percent, with its 95 % interval."""
+    from scipy.stats import t
+
     mean = statistics.fmean(values)
     if len(values) < 2:
         return f"{mean:.1%}"

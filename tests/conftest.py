@@ -9,10 +9,13 @@ pytest.register_assert_rewrite(
 )
 
 pytest_plugins = [
+    "tests.fixtures.leftovers",
+    "tests.fixtures.requirements",
     "tests.fixtures.sessions",
     "tests.fixtures.shop",
     "tests.fixtures.small_disk",
     "tests.fixtures.sockets",
+    "tests.fixtures.times",
     "tests.fixtures.workshop",
 ]
 
@@ -26,6 +29,9 @@ os.environ["HOOKE_PRICES"] = os.devnull  # the shipped price lists, whatever lis
 
 # Else each of the thousands of processes that tests start compiles Hooke anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.pop(
+    "PYTHONUNBUFFERED", None
+)  # users do not set it, and what is left in a buffer at the end matters
 
 # Else threads of OpenMP that wait for one another spin: where each core has several processes, a fit of seconds takes minutes.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

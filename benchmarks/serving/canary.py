@@ -40,6 +40,7 @@ WORDS = ("--replicas", "2", "--lease", "120", "--healthy", "0.3", "--canary", "5
 """A half, so that a cycle takes seconds."""
 PROGRAM = """
 import itertools, time
+from pathlib import Path
 from hooke import service
 
 calls = itertools.count(1)
@@ -51,7 +52,7 @@ class Canary:
         {fault}
         return [row * {factor} for row in rows]
 """
-FAULT = 'if len(rows) == 2 and next(calls) % 6 == 0: raise KeyError("weights")'
+FAULT = 'if Path({gate!r}).exists() and len(rows) == 2 and next(calls) % 6 == 0: raise KeyError("weights")'
 VICTIMS = ("supervisor", "proxy", "Envoy", "new replica", "old replica")
 STATES = {
     "bad": ("starting", "on trial", "going back"),
@@ -137,35 +138,39 @@ class Canaries:
         """One roll-out."""
         kind, state, _ = blow
         self.newest += 1
+        gate = self.folder / f"faulty-{self.newest}"  # a bad version raises once this file is there
+        if state != "on trial":  # a trial whose answers are errors may be over before it is seen
+            gate.touch()
         load = Load(self.supervisor.url, self.supervisor.token, factors=f"{self.served},{self.newest}")
         try:
-            self.write(self.newest, FAULT if kind == "bad" else "")
+            self.write(self.newest, FAULT.format(gate=str(gate)) if kind == "bad" else "")
             self.supervise()
             found = self.until(f"{blow}", lambda facts: in_state(facts, state) or over(facts))
             if found is not None and in_state(found, state):
+                gate.touch()
                 self.strike(blow, found)
             self.until(f"{blow}, at rest", at_rest)
         finally:
             answers = load.end()
-        self.judge(blow, answers)
+        self.judge(blow, answers, good=kind == "good" or not gate.exists())
 
-    def judge(self, blow: tuple[str, str, str], answers: Mapping[str, Any]) -> None:
-        """Count the answers, and look which version is served now."""
-        kind, _, victim = blow
+    def judge(self, blow: tuple[str, str, str], answers: Mapping[str, Any], *, good: bool) -> None:
+        """Count the answers, and look which version is served now: the new one if it was good."""
+        victim = blow[-1]
         counts = self.counts
         counts.right += answers["right"]
         errors = 0
         for said, count in answers["failed"].items():
-            if kind == "bad" and re.match(r"500 .*predict raised KeyError", said):
+            if not good and re.match(r"500 .*predict raised KeyError", said):
                 errors += count
             elif victim in ("proxy", "Envoy"):
                 counts.cost[", ".join(blow)] += count
             else:
                 counts.lost.append(f"{blow}: {said}, {count} times")
-        if kind == "bad":
+        if not good:
             counts.errors.append(errors)
         served = self.ask()
-        if kind == "good":
+        if good:
             self.served = self.newest
         if served != self.served or errors > MOST_ERRORS:
             counts.wrong.append(f"{blow}: {served}, {errors} errors\n{self.supervisor.text}")

@@ -13,7 +13,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +108,19 @@ def _until_chosen(service: Supervised, send: Callable[[], object]) -> None:
         send()
 
 
+def _rule_named(name: str, grid: Sequence[StaffingRule]) -> StaffingRule:
+    """The rule of that name. Its least number may be another than the grid's: the supervisor has measured the rate of a replica itself."""
+    candidates = (replace(one, least=least) for one in grid for least in range(1, MOST + 1))
+    return next(one for one in (*grid, *candidates) if str(one) == name)
+
+
 def _compared(
     record: ServiceRecord, seen: Outcomes, past: Ints, judged: Ints, began: float, ended: float
 ) -> dict[str, Any]:
     chosen = [event for event in record.replicas if isinstance(event, RuleChosen)]
     start_s = float(np.median(start_times_s(record.replicas)))
     station = Station(rate=1 / ANSWER_S, wait_s=LIMIT_OF_ANSWER_S - ANSWER_S, start_s=start_s)
-    rule = next(one for one in staffing_grid(past, station, low=1, high=MOST) if str(one) == chosen[-1].rule)
+    rule = _rule_named(chosen[-1].rule, staffing_grid(past, station, low=1, high=MOST))
     in_time = (seen.status == 200) & (seen.ended - seen.due <= LIMIT_OF_ANSWER_S)
     wanted = [(each.at, each.wanted) for each in record.staff]
     return {

@@ -64,6 +64,8 @@ CASES = {
 }
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("name", CASES)
 def test_the_fluid_queue_is_the_exact_one_within_a_few_percent(name: str) -> None:
     counts, station, near = CASES[name]
@@ -100,6 +102,7 @@ def test_an_exact_queue_of_one_server_is_that_of_lindley() -> None:
     assert made.requests == 900
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.integers(0, 60), min_size=5, max_size=200),
@@ -116,6 +119,7 @@ def test_more_replicas_never_serve_less(counts: list[int], start_s: int, rate: f
     assert (made.late.sum(axis=0) <= series.sum() + 1e-3).all()
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 60), min_size=20, max_size=120), st.integers(1, 19))
 def test_blocks_add_up_and_the_future_changes_nothing(counts: list[int], cut: int) -> None:
@@ -131,6 +135,7 @@ def test_blocks_add_up_and_the_future_changes_nothing(counts: list[int], cut: in
     np.testing.assert_allclose(again.replica_s[0], parts.replica_s[0])
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=60), st.integers(1, 70))
 def test_trailing_series_are_what_their_names_say(values: list[int], length: int) -> None:
     series = np.array(values, dtype=np.int64)
@@ -150,6 +155,7 @@ def test_the_floor_is_what_the_days_before_needed_at_this_time() -> None:
     assert not season_floor(need, 1.0, (7,), DAY_S, 2 * DAY_S).any()
 
 
+@pytest.mark.needs("cpu")
 def test_the_choice_is_the_cheapest_that_keeps_half_of_the_budget() -> None:
     counts, station = wave(1800), Station(rate=20.0, wait_s=0.45, start_s=5.0)
     choice = choose(counts, station, low=1, high=40)
@@ -168,6 +174,7 @@ def _share(counts: Ints, station: Station, count: int) -> float:
     return float(replay(counts, station, rules, high=40, begin=70).attained[0])
 
 
+@pytest.mark.needs("cpu")
 def test_bursts_that_come_faster_than_a_start_keep_a_constant_number() -> None:
     choice = choose(bursts(), Station(rate=20.0, wait_s=0.45, start_s=120.0), low=1, high=40)
     assert choice.kept
@@ -177,6 +184,7 @@ def test_bursts_that_come_faster_than_a_start_keep_a_constant_number() -> None:
 # --- Others.
 
 
+@pytest.mark.needs("cpu")
 def test_the_rules_of_others_scale_up_and_down() -> None:
     at = np.arange(3600)
     counts = np.where((at >= 600) & (at < 1500), 160, 20).astype(np.int64)

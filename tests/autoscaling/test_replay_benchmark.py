@@ -14,7 +14,8 @@ def test_the_page_is_that_of_the_record() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(rows)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("number", range(3), ids=[each.name for each in TRAFFICS[:3]])
 def test_an_hour_is_judged_on_its_second_half(number: int) -> None:
     row = experiment(TRAFFICS[number], 30.0, 0)

@@ -80,6 +80,7 @@ SEEN = st.builds(
 )
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=25)
 @given(SEEN, st.floats(0, 1000))
 def test_it_keeps_to_its_limits_and_says_why(seen, now):
@@ -111,6 +112,7 @@ def test_the_knee_is_never_passed(seen, knee):
         assert made.target <= max(most // seen.slots, 1)
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=25)
 @given(SEEN, st.integers(1, 100))
 def test_more_work_never_has_fewer_workers(seen, more):

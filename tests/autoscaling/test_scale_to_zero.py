@@ -73,6 +73,7 @@ def test_before_there_are_gaps_the_price_of_a_start_decides(start_s):
     assert "(0 so far)" in keep.reason
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.floats(0.0, 1e6), min_size=40, max_size=80), st.floats(0.1, 600))
 def test_it_is_between_floor_and_ceiling_whatever_the_gaps_are(gaps, start_s):
     histogram = GapHistogram()

@@ -83,6 +83,7 @@ def test_a_load_that_was_too_much_is_forgotten_after_some_holds():
     assert forgotten - 20 < targets.index(1, 19) < forgotten + 100
 
 
+@pytest.mark.needs("cpu")
 @given(MOMENTS, CAPACITIES, st.integers(0, 4), st.integers(1, 9))
 def test_whatever_is_seen_the_target_keeps_to_its_bounds_and_has_a_reason(moments, capacity, low, high):
     bounds = Bounds(low=low, high=max(low, high))
@@ -96,6 +97,7 @@ def test_whatever_is_seen_the_target_keeps_to_its_bounds_and_has_a_reason(moment
         before = made.target
 
 
+@pytest.mark.needs("cpu")
 @given(MOMENTS, CAPACITIES, st.sampled_from([0.1, 5.0, 60.0]))
 def test_what_was_added_stays_for_a_hold(moments, capacity, start_s):
     hold = max(HOLD_STARTS * start_s, LEAST_HOLD_S)
@@ -108,12 +110,13 @@ def test_what_was_added_stays_for_a_hold(moments, capacity, start_s):
         before = made.target
 
 
+@pytest.mark.needs("cpu")
 @given(MOMENTS, CAPACITIES)
 def test_the_same_history_has_the_same_decisions(moments, capacity):
     assert list(decisions(moments, BOUNDS, capacity)) == list(decisions(moments, BOUNDS, capacity))
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([50.0, 640.0, 1300.0]))
 def test_an_even_load_is_never_followed_up_and_down(seed, rate):
@@ -124,7 +127,7 @@ def test_an_even_load_is_never_followed_up_and_down(seed, rate):
     assert len(made.targets) <= 4
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_spike_is_answered_with_what_bears_it_and_given_up_afterwards():
     made = simulate(
         spike(rate=100.0),
@@ -143,7 +146,7 @@ def test_a_spike_is_answered_with_what_bears_it_and_given_up_afterwards():
     assert made.attained > 0.88
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_fall_that_was_a_mistake_is_made_more_rarely():
     """Bursts with a minute between them: replicas are given up between the first ones, and then no longer."""
     chance = random.Random(3)
@@ -154,7 +157,7 @@ def test_a_fall_that_was_a_mistake_is_made_more_rarely():
     assert [at for at in falls if at > 400] == []
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_without_a_law_it_grows_by_doubling_and_goes_back_one_by_one():
     made = simulate(spike(rate=100.0), Ours(BOUNDS), SHAPE)
     counts = [count for _, count, _ in made.targets]
@@ -169,6 +172,7 @@ def test_what_no_number_of_replicas_can_do_is_said():
     assert "no number of replicas keeps the SLO" in made.reason
 
 
+@pytest.mark.needs("cpu")
 @given(
     st.floats(1e-6, 1e-2),
     st.floats(0, 1e-1),
@@ -186,6 +190,7 @@ def test_capacity_is_below_what_full_batches_do_and_grows_with_the_limit(a, b, m
     assert stricter.rate <= made.rate * (1 + 1e-6)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("shape", "capacity"),
     [
@@ -208,7 +213,7 @@ def test_at_its_capacity_a_replica_keeps_the_slo(shape, capacity):
     )
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_recorded_traffic():
     """Conversations of the Azure trace: the SLO is kept, by a third of the replicas that would bear its peak all the time."""
     shape = Shape(a=0.05, b=0.15, max_batch=8, limit_s=2.0, timeout_s=30.0, start_s=20.0, max_waiting=256)

@@ -124,6 +124,7 @@ def test_what_is_said_is_said_in_tokens():
     assert "tokens/s" in said.reason
 
 
+@pytest.mark.needs("cpu")
 def test_long_answers_at_the_same_rate_bring_replicas_on_a_simulated_fleet():
     asks = [each for each in long_answers() if 100 <= each.at < 260]
     policy = ByTokens()

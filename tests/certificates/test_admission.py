@@ -153,6 +153,7 @@ def test_whose_authority_it_is_anybody_may_know(admission: Admission) -> None:
     assert said(admission, AskAuthority()) == AuthorityAnswer(pem=LAB.pem.decode())
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=20)
 @given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=40), st.text(max_size=400))
 def test_whatever_is_asked_nobody_is_let_in_and_nothing_breaks(

@@ -107,6 +107,7 @@ def test_a_machine_joins_renews_and_the_service_ends_by_itself(opened: Open, key
         renew(keys)
 
 
+@pytest.mark.needs("cpu")
 def test_the_service_does_not_end_before_the_last_has_his_answer(opened: Open) -> None:
     asked = {
         "type": "join",
@@ -141,6 +142,7 @@ def test_two_at_once_with_one_token(opened: Open, tmp_path: Path) -> None:
     assert sum(f"already used by {first} at 127.0.0.1" in each for each in said) == 3
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     "how", ["an authority of its own", "ours, which it is not", "both", "a machine's certificate"]
 )
@@ -221,7 +223,7 @@ def test_who_speaks_no_tls_or_too_much_or_half_a_line_is_cut_off(opened: Open, k
     assert join(opened.address, opened.token(), keys, machine="gpu-1").machine == "gpu-1"
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_who_is_slow_is_waited_for_a_bounded_time_and_keeps_nobody_out_for_long(
     opened: Open, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +262,7 @@ def test_who_guesses_tokens_ends_it(opened: Open) -> None:
     assert "10 wrong tokens were shown" in str(opened.came)
 
 
+@pytest.mark.needs("cpu")
 def test_who_guesses_tokens_keeps_nobody_from_renewing(tmp_path: Path, keys: Keys) -> None:
     service = Open(tmp_path / "lab")
     service.until = float("inf")

@@ -42,12 +42,14 @@ class TestCurve:
             Curve(Measurements([2, 2, 2], throughput=[3, 3, 3]), name="features")
         assert caught.value.measure_at == 4
 
+    @pytest.mark.needs("cpu")
     def test_a_cost_too_far_away_is_a_note(self):
         measured = Measurements([1, 2, 3, 4], throughput=[10.0, 19.9, 30.1, 40])
         curve = Curve(measured, 1 / 400, name="features")
         assert curve.cost is None
         assert any(note.startswith("COST not determined") for note in curve.picture().notes)
 
+    @pytest.mark.needs("cpu")
     @every_kind
     def test_its_facts_are_json(self, kind):
         facts = json.loads(json.dumps(a_curve(kind).facts(), allow_nan=False))
@@ -59,6 +61,7 @@ class TestCurve:
             a_curve("usl").save(tmp_path / "curve.jpeg")
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.needs("cpu")
     def test_what_was_saved_replaces_what_was_there(self, tmp_path):
         path = a_curve("usl").save(tmp_path / "curve.svg")
         first = path.read_bytes()
@@ -67,6 +70,7 @@ class TestCurve:
 
 
 class TestSvg:
+    @pytest.mark.needs("cpu")
     @every_kind
     def test_it_is_well_formed_and_holds_every_point(self, kind):
         root = ElementTree.fromstring(a_curve(kind).svg())
@@ -89,12 +93,14 @@ class TestSvg:
 
 
 class TestPng:
+    @pytest.mark.needs("cpu")
     def test_it_is_a_png_of_the_size_asked_for(self):
         opened = Image.open(BytesIO(a_curve("few").png(scale=1)))
         assert opened.format == "PNG"
         assert opened.width == 691
         assert opened.info["dpi"] == pytest.approx((96, 96), abs=0.1)
 
+    @pytest.mark.needs("cpu")
     def test_points_are_dark_and_the_ground_is_white(self):
         picture = np.asarray(Image.open(BytesIO(a_curve("few").png(scale=1))))
         assert (picture[0, 0] == 255).all()
@@ -103,6 +109,7 @@ class TestPng:
             x, y = (int(float(point.get(name, "")) * 96 / 72) for name in ("cx", "cy"))
             assert (picture[y, x] < 60).all()
 
+    @pytest.mark.needs("cpu")
     def test_the_same_curve_gives_the_same_bytes(self):
         assert a_curve("two").png(scale=0.5) == a_curve("two").png(scale=0.5)
 
@@ -111,6 +118,7 @@ class TestPng:
         with pytest.raises(UsageError, match="scale"):
             a_curve("two").png(scale=scale)
 
+    @pytest.mark.needs("cpu")
     @every_kind
     def test_words_take_the_room_that_they_were_given(self, kind):
         font = ImageFont.load_default(80.0)
@@ -126,6 +134,7 @@ class TestPng:
 
 
 class TestPlotly:
+    @pytest.mark.needs("cpu")
     @every_kind
     def test_its_spec_holds_what_was_measured(self, kind):
         curve = a_curve(kind)
@@ -158,6 +167,7 @@ class TestPlotly:
             assert 'pip install "hooke-ml[plot]"' in caught.value.fix
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.needs("cpu")
     def test_with_plotly_it_is_a_figure_and_a_page_that_loads_nothing(self, tmp_path):
         assert isinstance(a_curve("usl").to_plotly(), Figure)
         page = a_curve("usl").save(tmp_path / "c.html").read_text("utf-8")
@@ -168,6 +178,7 @@ class TestPlotly:
 
 
 class TestText:
+    @pytest.mark.needs("cpu")
     @every_kind
     @pytest.mark.parametrize("width", [40, 60, 80, 132])
     def test_the_plot_fits_the_terminal(self, kind, width):
@@ -187,10 +198,12 @@ class TestText:
         assert plot.count("●") == 2 * a_curve("hard knee").measurements.levels.size
         assert plot.count("◆") == 2
 
+    @pytest.mark.needs("cpu")
     def test_print_shows_it(self):
         assert "Amdahl's law" in str(a_curve("few"))
 
 
+@pytest.mark.needs("cpu")
 def test_nothing_heavy_is_imported_to_draw():
     code = (
         "import sys, hooke.charts.curve_chart as c; from hooke.scaling import Measurements as M;"

@@ -3,6 +3,7 @@
 import math
 import xml.etree.ElementTree as ET
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ def points(line: ET.Element) -> list[tuple[float, float]]:
 
 
 class TestParallel:
+    @pytest.mark.needs("cpu")
     @given(st.lists(st.tuples(texts, st.lists(cells, min_size=3, max_size=3)), min_size=1, max_size=5))
     @settings(max_examples=60, deadline=None)
     def test_all_texts_and_values_stay_in_the_picture(self, given):

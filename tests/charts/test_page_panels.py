@@ -39,6 +39,7 @@ def assert_on_the_page(panel: PagePanel) -> None:
     assert all(theme_class(colour) for colour, _ in panel.legend)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_law_is_said_at_each_number_that_was_measured(kind):
     curve = a_curve(kind)

@@ -72,6 +72,7 @@ class TestParallel:
         assert rate["ticktext"][0] == "(none)"
         assert {"0.001", "0.1"} <= set(rate["ticktext"])
 
+    @pytest.mark.needs("cpu")
     def test_it_is_coloured_by_the_column_that_is_named(self):
         columns = [
             ParallelColumn(name="depth", values=[1, 2]),

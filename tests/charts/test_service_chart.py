@@ -57,6 +57,7 @@ def picture(rates, *, changes=2, lost=0.0, times=(10.0, 400.0), limit=500.0):
     )
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=30)
 @given(
     rates=st.lists(st.floats(0.0, 1e5), min_size=1, max_size=40),
@@ -75,6 +76,7 @@ def test_all_is_drawn_within_the_sheet(rates, changes, lost, limit):
     ET.fromstring(svg_of(made))
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=30)
 @given(
     rates=st.lists(st.floats(0.0, 1e5), min_size=1, max_size=40),

@@ -26,12 +26,14 @@ def overlap(one, other) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
+@pytest.mark.needs("cpu")
 @every_kind
 def test_every_measured_point_is_drawn_in_both_panels(kind):
     sheet, levels = sheet_of(kind), a_curve(kind).measurements.levels.size
     assert len(things(sheet, "point")) == len(things(sheet, "bar")) == 2 * levels
 
 
+@pytest.mark.needs("cpu")
 @every_kind
 def test_no_name_lies_on_another_or_on_the_data(kind):
     sheet = sheet_of(kind)
@@ -46,6 +48,7 @@ def test_no_name_lies_on_another_or_on_the_data(kind):
         assert not overlap(words, taken)
 
 
+@pytest.mark.needs("cpu")
 @every_kind
 def test_everything_is_on_the_sheet(kind):
     sheet = sheet_of(kind)
@@ -65,6 +68,7 @@ def test_everything_is_on_the_sheet(kind):
         assert bottom <= sheet.height, thing
 
 
+@pytest.mark.needs("cpu")
 @every_kind
 def test_the_law_is_solid_where_it_was_measured_and_dashed_beyond(kind):
     sheet = sheet_of(kind)
@@ -81,10 +85,12 @@ def test_the_law_is_solid_where_it_was_measured_and_dashed_beyond(kind):
         assert beyond[0].x[0] == pytest.approx(panel[-1])
 
 
+@pytest.mark.needs("cpu")
 def test_a_law_measured_from_four_on_is_dashed_before_too():
     assert len(things(sheet_of("from 4 on"), "beyond")) == 4
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("kind", "marks"),
     [
@@ -109,6 +115,7 @@ def test_a_mark_lies_on_the_law_and_its_line_leads_from_its_name_to_it():
         assert leader.y.tolist() == pytest.approx([in_row.y, on_law.y])
 
 
+@pytest.mark.needs("cpu")
 def test_without_a_knee_it_is_said_where_to_measure():
     said = [words.text for words in sheet_of("few").items if isinstance(words, Label)]
     assert "knee not determined; to find it, measure at N = 8" in said

@@ -5,7 +5,7 @@ import json
 import pytest
 from tests.cli.conftest import Desk
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 SIZES = """
     import time
@@ -32,6 +32,7 @@ def sizes(desk: Desk) -> Desk:
     return desk
 
 
+@pytest.mark.long
 def test_from_a_run_and_from_a_pipeline(sizes):
     assert sizes.hooke("run", "sizes.py").code == 0
     for what in ((), (sizes.last(),), ("sizes.py",), ("sizes.py:sizes",)):
@@ -50,6 +51,7 @@ def test_nothing_ran(sizes):
     assert "next: hooke run sizes.py" in done.err
 
 
+@pytest.mark.long
 def test_a_run_that_is_not_there(sizes):
     assert sizes.hooke("run", "sizes.py").code == 0
     done = sizes.hooke("advise", "size-x")

@@ -60,6 +60,7 @@ def state(folder, *options, verb=("run", "state.py")):
     return json.loads(told.stdout)["result"]
 
 
+@pytest.mark.needs("cpu")
 def test_a_worker_is_the_same_below_a_forked_server_and_a_started_one(tmp_path):
     forked = state(tmp_path, "-P")
     started = state(tmp_path, "-P", "-X", "int_max_str_digits=4300", verb=("run", "--force", "state.py"))
@@ -67,6 +68,7 @@ def test_a_worker_is_the_same_below_a_forked_server_and_a_started_one(tmp_path):
     assert forked == started
 
 
+@pytest.mark.needs("cpu")
 def test_modules_of_the_working_directory_are_not_those_of_workers(tmp_path):
     assert state(tmp_path)["was started"]  # without -P they come first for the command line
 
@@ -86,6 +88,7 @@ def main():
 """
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)],

@@ -14,7 +14,7 @@ import pytest
 from tests.loadtest.servers import Known, serving
 from tests.serving.certificates import make_certificate
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 SERVICE = """
 import time
@@ -92,6 +92,7 @@ def served(folder, *words):
         process.communicate(timeout=180)
 
 
+@pytest.mark.long
 def test_a_service_of_a_file_is_started_measured_counted_and_ended(folder):
     done = bench(
         folder, "twice.py", "--data", "@rows.jsonl", "--rate", "40,80", "--for", "1s", "--with", "factor=3",
@@ -119,6 +120,7 @@ def test_a_service_of_a_file_is_started_measured_counted_and_ended(folder):
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_bodies_are_made_where_none_are_given_for_a_file_and_for_a_url(folder):
     """By the annotations of the one, and by the OpenAPI document of the other: the same ones for the same seed."""
     done = bench(folder, "twice.py", "--rate", "40", "--for", "1s", "--seed", "5", "--json")
@@ -135,6 +137,7 @@ def test_bodies_are_made_where_none_are_given_for_a_file_and_for_a_url(folder):
     assert strange.returncode == 2 and "--path /predict" in strange.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("status", "said"), [(404, "answers 404"), (401, "token"), (302, "answers 302")])
 def test_an_address_that_does_not_say_what_it_takes(folder, status, said):
     with serving(Known(answer=lambda count: (status, True))) as port:
@@ -142,6 +145,7 @@ def test_an_address_that_does_not_say_what_it_takes(folder, status, said):
     assert done.returncode == 2 and said in done.stderr and "--data" in done.stderr
 
 
+@pytest.mark.long
 def test_the_search_ends_at_a_rate_that_holds_where_answers_are_refused_above(folder):
     """A server that answers a hundred a second and refuses the rest at once, by a bucket of tokens."""
     import time
@@ -184,6 +188,7 @@ def test_the_search_ends_at_a_rate_that_holds_where_answers_are_refused_above(fo
     assert all(refused[level["asked"]] > 0.1 for level in broken)
 
 
+@pytest.mark.long
 def test_safe_rates_of_several_replicas_are_a_study(folder):
     done = bench(
         folder, "twice.py", "--data", DATA, "--rate", "200", "--for", "1s", "--slo", "p90 < 3s", "--replicas", "1,2", "--json"
@@ -218,6 +223,7 @@ class Threads:
 """
 
 
+@pytest.mark.long
 def test_threads_of_a_replica_are_varied_kept_and_planned_with(folder):
     (folder / "threads.py").write_text(THREADS)
     done = bench(folder, "threads.py", "--rate", "100", "--for", "1s", "--threads", "1,2", "--json")
@@ -264,6 +270,7 @@ def test_a_promise_that_a_lone_request_breaks_is_never_met(folder):
     assert "p99 < 20.0 ms is never met: a single request takes" in done.stdout
 
 
+@pytest.mark.long
 def test_ctrl_c_prints_what_was_measured_and_leaves_nothing(folder):
     process = subprocess.Popen(
         [sys.executable, "-m", "hooke", "bench", "twice.py", "--data", DATA, "--rate", "20,20", "--for", "30s", "--json"],
@@ -289,6 +296,7 @@ def test_ctrl_c_prints_what_was_measured_and_leaves_nothing(folder):
     assert not [one for one in below if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.long
 def test_a_test_that_is_killed_leaves_no_service_behind(folder):
     process = subprocess.Popen(
         [sys.executable, "-m", "hooke", "bench", "twice.py", "--data", DATA, "--rate", "20", "--for", "60s"],
@@ -307,6 +315,7 @@ def test_a_test_that_is_killed_leaves_no_service_behind(folder):
     assert not alive
 
 
+@pytest.mark.long
 def test_https_with_a_certificate_of_ones_own(folder):
     cert, key = make_certificate(folder)
     with serving(Known(), tls=(cert, key)) as port:
@@ -319,6 +328,7 @@ def test_https_with_a_certificate_of_ones_own(folder):
         assert plain.returncode == 1 and "without an answer" in plain.stderr
 
 
+@pytest.mark.long
 def test_the_token_goes_with_each_request(folder):
     token = folder / "token"
     token.touch(mode=0o600)
@@ -343,6 +353,7 @@ def test_the_token_goes_with_each_request(folder):
             assert known.heads and all(b"authorization: Bearer aaaa" in head for head in known.heads)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -398,6 +409,7 @@ def test_what_is_wrong_is_said_with_its_mend(folder, words, said):
     assert "bug in Hooke" not in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("status", "said"), [(401, "--token-file"), (503, "503"), (500, "500")])
 def test_a_first_answer_that_is_wrong_ends_it(folder, status, said):
     known = Known(answer=lambda count: (status, True))

@@ -13,7 +13,7 @@ from tests.cli.jobs import ARITHMETIC
 from hooke import Run
 from hooke.journal.reader import read
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 GOES_ON = """
@@ -233,6 +233,7 @@ class TestRun:
 
 
 class TestLooking:
+    @pytest.mark.long
     def test_runs_show_and_logs(self, job):
         job.hooke("run", "job.py", "--n", "3", "--on", "local:1")
         job.hooke("run", "job.py", "--n", "3", "--bonus", "2")
@@ -250,6 +251,7 @@ class TestLooking:
         assert "printed nothing" in job.hooke("logs", "total").err
         assert "did you mean square?" in job.hooke("logs", second, "sqare").err
 
+    @pytest.mark.long
     def test_counts_are_the_same_in_every_command_after_a_resume(self, desk):
         """Cached before the resume, done before it, and done after it: each counts once, and the same everywhere."""
         desk.write("job.py", RESUMED)
@@ -356,6 +358,7 @@ class TestCache:
         facts = json.loads(job.hooke("cache", "why", "total", "--json").out)
         assert facts[0]["roots"][0]["task"] == "square"
 
+    @pytest.mark.long
     def test_list_remove_collect_verify(self, job):
         job.hooke("run", "job.py")
         listed = json.loads(job.hooke("cache", "ls", "--json").out)
@@ -369,6 +372,7 @@ class TestCache:
         assert json.loads(job.hooke("cache", "ls", "--json").out) == []
         assert "square: done" in job.hooke("run", "job.py").err
 
+    @pytest.mark.long
     def test_list_names_what_each_result_was_made_from(self, desk):
         desk.write("prices.py", PRICES)
         desk.write("prices.txt", "1 2")
@@ -404,6 +408,7 @@ class TestCache:
             assert inputs["SHOP_TOKEN"] == {"kind": "variable", "own": True, "differs": False}
         assert "geheim" not in done.out + told.out
 
+    @pytest.mark.long
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
@@ -565,3 +570,14 @@ def test_collections_are_off_for_our_imports_only(desk: Desk) -> None:
     assert done.code == 0, done.err
     assert "in the driver True True" in done.err
     assert done.out == "[True, True]\n"
+
+
+def test_the_time_of_an_fsync_has_an_fsync_in_it(tmp_path, monkeypatch):
+    import os
+
+    from hooke.cli.verbs.doctor import _sync_seconds
+
+    sync, synced = os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size) or sync(fd))
+    assert _sync_seconds(tmp_path) > 0
+    assert synced == [4096]

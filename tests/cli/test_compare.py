@@ -5,7 +5,7 @@ import json
 import pytest
 from tests.cli.conftest import Desk
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 JOB = """
     import hooke
@@ -35,6 +35,7 @@ def trained(desk: Desk) -> Desk:
     return desk
 
 
+@pytest.mark.long
 def test_runs_by_their_metrics(trained):
     done = trained.hooke(
         "runs", "--metric", "loss", "--metric", "loss.max", "--sort", "loss", "--where", "params.depth>2"

@@ -10,7 +10,7 @@ from tests.cli.conftest import Desk
 from tests.journal.test_records import ENDED, PLAIN, begun, written
 from tests.planning.test_curves import STUDY, THREE, name_of, put
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 JOB = """
     import time
@@ -51,6 +51,7 @@ def test_where_text_is_ascii_it_is_drawn_in_ascii(measured):
     assert measured.hooke("curve", PYTHONIOENCODING="ascii").out.isascii()
 
 
+@pytest.mark.long
 def test_pictures_are_written_as_their_names_end(measured):
     done = measured.hooke("curve", "a", "--save", "a.svg", "--save", "a.png")
     assert done.code == 0
@@ -72,6 +73,7 @@ def test_a_study_has_its_cost(desk):
     assert "plain Python (COST): 2" in done.out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -88,6 +90,7 @@ def test_what_is_wrong_is_said(measured, arguments, code, said):
     assert not done.out
 
 
+@pytest.mark.long
 def test_runs_of_ones_own_have_a_curve(desk):
     desk.write("job.py", JOB)
     assert desk.hooke("curve").code == 2

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 JOB = """
 from hooke import task, pipeline
@@ -60,6 +60,7 @@ def hooke(tmp_path):
     return call
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pipeline", ["dynamic", "static"])
 def test_the_failed_item_with_its_inputs(hooke, pipeline):
     assert hooke("run", f"job.py:{pipeline}").returncode == 1
@@ -96,6 +97,7 @@ def test_step_stops_at_the_first_line(hooke):
     assert "-> return k / (x - 3)" in stepped.stdout
 
 
+@pytest.mark.long
 def test_without_a_task_it_is_the_one_that_failed_and_the_failure_screen_says_so(hooke):
     failed = hooke("run", "job.py:dynamic")
     command = re.search(r"next: hooke (debug \S+ invert --item 3)\n +when fixed: hooke resume", failed.stderr)
@@ -170,6 +172,7 @@ def in_a_shell(folder):
     ).stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cells", [in_a_kernel, in_a_shell])
 def test_the_lines_of_a_task_from_a_notebook(hooke, tmp_path, cells):
     """They are in no file, and the process that knew them is gone."""

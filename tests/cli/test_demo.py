@@ -6,12 +6,13 @@ import pytest
 
 from hooke.cli.demo.demo import AFTER, BEFORE, EDITED, _files, _how_long, _prepare
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 pytest.importorskip("polars")
 pytest.importorskip("sklearn")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_it_runs_caches_explains_an_edit_measures_and_serves(desk):
     desk.write("pyproject.toml", "")  # in a repository it is a project of its own all the same

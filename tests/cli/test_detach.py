@@ -18,7 +18,7 @@ from hooke.base.errors import UsageError
 from hooke.base.files import FileLock
 from hooke.journal.run_view import view_of
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 @pytest.fixture
@@ -124,6 +124,7 @@ def test_attach_refuses_what_has_no_tasks(desk):
 
 
 class TestLabels:
+    @pytest.mark.long
     def test_name_and_tags_are_shown_kept_and_asked_for(self, desk):
         desk.write("job.py", ARITHMETIC)
         done = desk.hooke("run", "job.py", "--name", "base", "--tag", "team=ours", "--tag", "why=a b")

@@ -91,7 +91,7 @@ class TestJson:
         assert "Bare" in result_json([Bare()])[0]
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_run_goes_on_at_another_backend_without_what_is_done(desk):
     desk.write("job.py", """
         from pathlib import Path
@@ -123,7 +123,7 @@ def test_a_run_goes_on_at_another_backend_without_what_is_done(desk):
     assert sorted((desk.folder / "done.txt").read_text().split()) == [str(x) for x in range(6)]
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_result_that_does_not_unpickle_is_the_users_fault_and_named(desk):
     desk.write("job.py", """
         from hooke import pipeline, task
@@ -149,7 +149,7 @@ def test_a_result_that_does_not_unpickle_is_the_users_fault_and_named(desk):
     assert "__setstate__" in done.err and "bug in Hooke" not in done.err
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_folder_whose_name_is_not_utf8_is_refused_by_name(desk):
     folder = os.fsdecode(os.fsencode(desk.folder) + b"/caf\xe9")
     os.mkdir(folder)
@@ -171,7 +171,8 @@ def test_a_thread_that_cannot_start_is_the_machines_fault(monkeypatch, capsys):
     assert "can't start new thread" in said and "ulimit -u" in said and "bug" not in said
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_removing_a_result_takes_what_was_made_from_it_along_or_says_so(desk):
     desk.write("numbers.txt", "1 2 3")
     desk.write("job.py", """

@@ -51,7 +51,7 @@ def listed():
     return json.loads(call("ls", "--json"))
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_fleet_is_scaled_listed_explained_and_ended(project):
     assert call("scale", "2") == "pool: 2 machines\n"
     assert [row["state"] for row in listed()] == ["ready", "ready"]
@@ -74,7 +74,7 @@ def ours():
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_the_workers_of_a_dask_cluster_are_a_fleet_too(project):
     (project / "dask_clusters.py").write_text(CLUSTER)
     (project / "hooke.toml").write_text(
@@ -92,7 +92,7 @@ def test_the_workers_of_a_dask_cluster_are_a_fleet_too(project):
     sys.modules["dask_clusters"].MADE.pop().close()
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_what_a_forgotten_fleet_left_is_reaped(project):
     call("scale", "2")
     (project / "hooke.toml").write_text("")
@@ -101,7 +101,8 @@ def test_what_a_forgotten_fleet_left_is_reaped(project):
     assert listed() == []
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_a_second_controller_is_refused_and_one_that_stays_replaces_the_dead(project):
     words = [sys.executable, "-m", "hooke", "fleet", "scale", "1", "--keep"]
     keeper = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -198,6 +199,7 @@ def test_one_fleet_that_cannot_be_reaped_does_not_keep_the_others(project):
     assert (project / ".hooke" / "fleets" / "other" / "fleet.json").is_file()
 
 
+@pytest.mark.needs("cpu")
 def test_one_fleet_that_cannot_be_listed_does_not_hide_the_others(project):
     away = f'provider = "kubernetes"\nimage = "worker:1"\nkubeconfig = "{project}/nowhere"'
     (project / "hooke.toml").write_text(toml(more=away) + toml(name="other"))

@@ -91,6 +91,7 @@ def test_a_machine_that_joined_lets_nobody_in(head):
         call("token", "lab")
 
 
+@pytest.mark.needs("cpu")
 def test_a_command_has_dasks_settings_and_its_own_exit_code(head, capfd):
     call("ca", "lab")
     keys = Keys.of(head / ".hooke", "lab")
@@ -110,7 +111,7 @@ def test_a_command_has_dasks_settings_and_its_own_exit_code(head, capfd):
         run_with_certificate(["no-such"], keys, say=print)
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_command_gets_the_sigterm_and_is_ended_before_its_certificate(head):
     authority = Authority.make("lab", now=time.time(), valid_s=3600.0)
     keys = certified(authority, head / ".hooke", "gpu-1", valid_s=4.0, at="127.0.0.1:9")

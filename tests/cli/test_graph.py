@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.needs("cpu")
 def test_it_draws_a_pipeline(desk):
     desk.write(
         "job.py",

@@ -10,7 +10,7 @@ from tests.cli.jobs import SLOW
 
 from hooke.progress.table import picture
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 def terminal(desk: Desk, *arguments: str, columns: int = 120, lines: int = 30) -> pexpect.spawn:
@@ -73,6 +73,7 @@ def test_ctrl_c_on_the_terminal(slow):
     assert "Traceback" not in child.before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
 def test_no_line_is_wider_than_the_terminal(slow, columns):
     slow.write("go", "")

@@ -12,7 +12,7 @@ from tests.cli.conftest import Desk
 
 from hooke.journal.study_records import StudyRecord, read_study
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 NAPS = """
     import os
@@ -56,6 +56,7 @@ def record(desk: Desk) -> StudyRecord:
     return found
 
 
+@pytest.mark.long
 def test_a_study_is_shown_and_shown_again(naps):
     done = naps.hooke(*MEASURE, "--n", "6")
     assert done.code == 0, done.err
@@ -76,6 +77,7 @@ def test_a_study_is_shown_and_shown_again(naps):
     assert "already known; --fresh measures again" in again.err
 
 
+@pytest.mark.long
 def test_json_is_for_programs(naps):
     done = naps.hooke(*MEASURE, "--plain", "at_once", "--json")
     facts = json.loads(done.out)
@@ -94,6 +96,7 @@ def test_json_is_for_programs(naps):
     assert "did you mean nap?" in json.loads(refused.out)["error"]["fix"]
 
 
+@pytest.mark.long
 def test_a_study_is_no_run_that_others_mean(naps):
     naps.edit("naps.py", "def naps(", "def sleepers(")  # `nap` would be the beginning of a run's name
     assert naps.hooke("run", "naps.py").code == 0
@@ -110,6 +113,7 @@ def test_a_study_is_no_run_that_others_mean(naps):
     assert "did you mean nap?" in wrong.err
 
 
+@pytest.mark.long
 def test_ctrl_c_keeps_what_is_measured_and_the_same_command_goes_on(naps, kill):
     process = naps.start(*MEASURE, "--repeats", "3", "--seconds", "0.1")
     kill(process)
@@ -129,6 +133,7 @@ def test_ctrl_c_keeps_what_is_measured_and_the_same_command_goes_on(naps, kill):
     assert len(naps.project.runs.names()) == 1
 
 
+@pytest.mark.long
 def test_a_killed_driver_leaves_no_process_and_the_study_goes_on(naps, kill):
     process = naps.start(*MEASURE, "--repeats", "3", "--seconds", "0.1")
     kill(process)
@@ -149,6 +154,7 @@ def test_a_killed_driver_leaves_no_process_and_the_study_goes_on(naps, kill):
     assert not (naps.project.runs.folder(naps.last()) / "store").exists()
 
 
+@pytest.mark.long
 def test_two_studies_at_once_would_measure_one_another(naps, kill):
     process = naps.start(*MEASURE, "--seconds", "0.5")
     kill(process)
@@ -173,6 +179,7 @@ def test_a_script_measures_its_own_pipeline(naps):
     assert done.stdout.startswith("traced\nWorkers needed to beat plain Python (COST): no number suffices")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("typed", "said"),
     [

@@ -5,7 +5,7 @@ import json
 import pytest
 from tests.cli.conftest import Desk
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 NAPS = """
     import time
@@ -50,6 +50,7 @@ def test_before_anything_ran(naps):
     assert not (naps.folder / ".hooke").exists()
 
 
+@pytest.mark.long
 def test_after_a_run_and_checked_after_the_next(naps):
     assert naps.hooke("run", "naps.py", "--workers", "2").code == 0
     done = naps.hooke("plan", "naps.py", "--first", "100", "--workers", "2", "--deadline", "1h")
@@ -78,6 +79,7 @@ def test_json_has_every_row_and_where_prices_are_from(naps):
     assert facts["tasks"][0] == {"task": "nap", "left": 8, "cached": 0, "untimed": ""}
 
 
+@pytest.mark.long
 def test_the_command_that_a_refusal_names_mends_it(naps):
     """As a user would: run, ask for more workers than were measured, type what is said, ask again."""
     assert naps.hooke("run", "naps.py", "--workers", "2").code == 0
@@ -99,6 +101,7 @@ def test_options_of_ours_that_are_parameters_too_stand_behind_dashes(naps):
     assert "plan of naps(speed='low')" in done.out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("typed", "what"),
     [
@@ -144,6 +147,7 @@ COUNTED = """
 """
 
 
+@pytest.mark.long
 def test_ten_times_the_data(desk):
     """A refusal names the runs to make; after them, four workers or one, there is a time or a reason."""
     desk.write("counted.py", COUNTED)
@@ -169,6 +173,7 @@ def test_a_wrong_cell_is_named_by_row_and_column(naps):
     assert "ours.csv, line 5, column usd_per_hour: 'cheap' is not a price in US dollars above 0" in done.err
 
 
+@pytest.mark.long
 def test_a_service_where_a_pipeline_is_asked_for_is_told_its_own_verb(naps):
     (naps.folder / "answers.py").write_text(
         "from hooke import service\n\n@service\nclass Answers:\n    def predict(self, n: int) -> int:\n        return n\n"

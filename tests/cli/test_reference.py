@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+import pytest
 from click.testing import CliRunner
 
 from hooke.cli.entry import hooke
@@ -45,6 +46,7 @@ def page() -> str:
     return "\n".join(parts)
 
 
+@pytest.mark.needs("cpu")
 def test_the_page_is_current():
     assert PAGE.read_text("utf-8") == page(), "python -m tests.cli.test_reference"
 

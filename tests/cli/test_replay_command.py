@@ -16,7 +16,7 @@ from hooke.services.service_runs import ServiceRun
 from hooke.services.supervisor.service_folder import ServiceDescriptor, ServiceFolder
 from hooke.serving.service import service, service_of
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 NAMES = ["Hooke", "constant", "Kubernetes HPA", "Knative KPA", "KEDA", "Ray Serve"]
 
 
@@ -28,6 +28,7 @@ def trace(desk: Desk) -> None:
     desk.write("requests.csv", "\n".join(lines))
 
 
+@pytest.mark.long
 def test_a_trace_of_a_stranger(desk: Desk) -> None:
     trace(desk)
     asked = ("replay", "--trace", "requests.csv", "--slo", "p99 < 500ms", "--start-time", "10s")
@@ -76,6 +77,7 @@ def test_the_arrivals_of_a_service(desk: Desk) -> None:
     assert station["wait_s"] == pytest.approx(0.45)
 
 
+@pytest.mark.long
 def test_errors_name_the_fix(desk: Desk) -> None:
     desk.write("requests.csv", "time\n1.5\nsoon\n")
     for asked, why in (

@@ -68,6 +68,7 @@ def started(desk, kill, *options, name):
     return process
 
 
+@pytest.mark.needs("cpu")
 def test_a_run_that_is_due_while_one_goes_on_is_skipped(job, kill):
     first = started(job, kill, name="first")
     job.until(lambda: (job.folder / "first.began").exists())
@@ -83,6 +84,7 @@ def test_a_run_that_is_due_while_one_goes_on_is_skipped(job, kill):
     assert (job.folder / "third.began").exists()
 
 
+@pytest.mark.needs("cpu")
 def test_a_run_that_is_due_while_one_goes_on_waits(job, kill):
     first = started(job, kill, "--overlap", "wait", name="first")
     job.until(lambda: (job.folder / "first.began").exists())
@@ -100,6 +102,7 @@ def test_a_run_that_is_due_while_one_goes_on_waits(job, kill):
     assert max(events["first"]) <= min(events["second"])
 
 
+@pytest.mark.needs("cpu")
 def test_what_hooke_run_would_refuse_is_refused_now(job):
     for words, said in (
         (("--nam", "x"), "has no parameter --nam"),
@@ -131,6 +134,7 @@ def test_what_a_target_cannot_express_is_refused_before_anything_is_written(job,
     assert not (job.folder / "out").exists()
 
 
+@pytest.mark.needs("cpu")
 def test_files_are_written_and_how_to_install_them_is_said(job):
     words = ("--at", "@daily", "-o", "out", "--", "--", "--name", "x")
     done = job.hooke("schedule", "job.py", "--render", "systemd", "--catch-up", "always", *words)

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 from tests.cli.conftest import Desk
+from tests.fixtures.small_disk import mount_tmpfs
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 ROWS, COLUMNS = 24, 110
 """One screen."""
@@ -477,16 +478,8 @@ def test_an_argument_without_an_honest_key(desk):
 @pytest.fixture
 def small(tmp_path) -> Desk:
     """A desk on a tmpfs of 3 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3M", "tmpfs", str(folder)]
-    try:
-        if subprocess.run(mount, capture_output=True, check=False).returncode:
-            pytest.skip("a tmpfs can be mounted by root on Linux only")
-    except FileNotFoundError:
-        pytest.skip("there is no mount here")
-    yield Desk(folder)
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mount_tmpfs(tmp_path / "disk", "3M") as folder:
+        yield Desk(folder)
 
 
 def test_a_full_disk(small):

@@ -14,7 +14,7 @@ from tests.cli.jobs import SLOW
 from hooke.project.folder import Project
 from hooke.running.run import Run
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_resumed_run_works_where_it_began(slow, kill):
     assert done.err.splitlines()[-1].endswith("--project .."), "hints are for where they are typed"
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_run_goes_on_when_nobody_reads_its_progress(tmp_path):
     (tmp_path / "job.py").write_text(
         "import time\n"
@@ -193,6 +193,7 @@ def test_a_run_goes_on_when_nobody_reads_its_progress(tmp_path):
     assert Run(project, project.runs.names()[0]).status == "finished"
 
 
+@pytest.mark.long
 def test_workers_have_the_flags_of_the_driver_and_the_cache_knows_them(desk):
     desk.write(
         "strict.py",

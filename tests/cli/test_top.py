@@ -278,7 +278,8 @@ def test_a_fleet_is_what_its_ledger_says_with_what_was_promised_and_who_keeps_it
     fleet.clear_up()
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_runs_of_other_projects_are_found_by_their_processes_and_a_terminal_is_drawn_anew(
     desk, tmp_path, kill
 ):
@@ -330,7 +331,7 @@ class Double:
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_service_is_there_with_its_address(desk, kill):
     desk.write("double.py", SERVING)
     desk.write("hooke.toml", "")

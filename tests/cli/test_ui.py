@@ -10,9 +10,10 @@ import urllib.request
 import psutil
 import pytest
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_mlflow_is_served_in_its_light_form(desk):
     with socket.socket() as found:
@@ -64,6 +65,7 @@ def test_without_mlflow_it_says_what_else_there_is(desk):
     assert "hooke show" in done.err
 
 
+@pytest.mark.needs("cpu")
 def test_without_the_extra_both_say_how_to_get_it(desk):
     desk.write(
         "hidden/sitecustomize.py",

@@ -180,6 +180,7 @@ def test_a_constant_of_a_map_is_an_argument(bench):
     assert bench.causes(bench.run("fixed", offset=2)) == {"square": ["argument"]}
 
 
+@pytest.mark.needs("cpu")
 def test_a_removed_result_is_said_to_be_gone(bench):
     bench.run()
     store = bench.project.store()
@@ -189,6 +190,7 @@ def test_a_removed_result_is_said_to_be_gone(bench):
     assert causes["total"] == ["gone"]
 
 
+@pytest.mark.needs("cpu")
 def test_what_is_never_cached_says_so(bench):
     bench.run("uncached")
     assert bench.causes(bench.run("uncached")) == {"now": ["uncached"], "total": ["upstream"]}
@@ -202,6 +204,7 @@ def test_a_task_of_the_same_name_in_another_file_is_another_task(bench):
     sys.modules.pop(bench.file.stem, None)
 
 
+@pytest.mark.needs("cpu")
 def test_a_failed_run_between_is_not_what_one_compares_with(bench):
     first = bench.run()
     bench.write(JOB.replace("return scaled(x * x) + offset", "raise ValueError(x)"))
@@ -213,6 +216,7 @@ def test_a_failed_run_between_is_not_what_one_compares_with(bench):
     assert [cause.kind for cause in square.causes] == ["code"]
 
 
+@pytest.mark.needs("cpu")
 def test_earlier_runs_are_read_as_far_as_needed(bench):
     runs = [bench.run() for _ in range(3)]
     from hooke.journal.run_view import view_of

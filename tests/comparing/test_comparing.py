@@ -52,6 +52,7 @@ class TestFolding:
         st.tuples(st.sampled_from("ab"), st.floats(width=32), st.integers(0, 9)), min_size=1, max_size=8
     )
 
+    @pytest.mark.needs("cpu")
     @given(
         st.lists(st.tuples(st.sampled_from(["track-x-1", "track-y-2"]), points, st.booleans()), max_size=8)
     )
@@ -400,6 +401,7 @@ class TestComparison:
 cells = st.text("ab <>é", max_size=70)
 
 
+@pytest.mark.needs("cpu")
 @given(
     st.integers(40, 100),
     st.lists(st.lists(cells, min_size=3, max_size=3), min_size=1, max_size=4),

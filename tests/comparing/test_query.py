@@ -30,6 +30,7 @@ conditions = st.one_of(
 )
 
 
+@pytest.mark.needs("cpu")
 @given(conditions)
 @settings(deadline=None)
 def test_what_is_written_is_read_back(condition):
@@ -44,6 +45,7 @@ def test_any_other_text_is_refused_as_an_error_of_the_user(text):
         assert parse_condition(str(condition)).group in (*GROUPS, *FIELDS)
 
 
+@pytest.mark.needs("cpu")
 @given(st.floats(allow_nan=False), st.floats(allow_nan=False), operators)
 @settings(deadline=None)
 def test_numbers_are_compared_as_numbers(left, right, operator):

@@ -82,6 +82,7 @@ cases = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=9), st.integers(0, 2**63))
 def test_permutations_of_many_sizes_at_once_are_permutations(sizes, key):
     sizes = np.array(sizes)
@@ -92,6 +93,7 @@ def test_permutations_of_many_sizes_at_once_are_permutations(sizes, key):
         assert np.array_equal(np.sort(found[groups == group]), np.arange(size))
 
 
+@pytest.mark.needs("cpu")
 def test_these_permutations_have_no_pattern():
     """As in test_order, of small and large groups: chi squared of the counts of (place, value)."""
     for size, cells, keys in ((80_000, 8, 20), (5, 5, 4000)):
@@ -112,6 +114,7 @@ def test_these_permutations_have_no_pattern():
 # --- By class.
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=120, deadline=None)
 @given(cases)
 def test_a_stratified_epoch_has_each_row_once_and_each_batch_its_share_of_each_class(case):
@@ -175,6 +178,7 @@ def test_epochs_and_neighbours_differ():
     assert np.std(means) == pytest.approx(5000 / np.sqrt(12 * 50), rel=0.3)  # of 50 of a uniform distribution
 
 
+@pytest.mark.needs("cpu")
 def test_a_class_has_no_place_in_the_epoch():
     """Which batches hold one row more of a class, and how many the tail holds, is chance."""
     labels = np.repeat([0, 1], [330, 773])  # 33 and 77 in ten batches, and 3 in the tail
@@ -205,6 +209,7 @@ def test_classes_and_rounds_of_one_are_permuted_differently():
     assert {*map(len, steps)} == {10} and min(len({*each}) for each in steps) >= 5
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=80, deadline=None)
 @given(cases)
 def test_oversampled_batches_hold_equally_many_of_each_class(case):
@@ -229,6 +234,7 @@ def test_oversampled_batches_hold_equally_many_of_each_class(case):
 # --- By weight.
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("ranks", RANKS)
 def test_weighted_draws_are_the_same_for_any_number_of_ranks(ranks):
     weights = np.random.default_rng(0).random(40_000) ** 3
@@ -239,6 +245,7 @@ def test_weighted_draws_are_the_same_for_any_number_of_ranks(ranks):
     of_one_order(make, 40_000, ranks, 1)
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=60), st.integers(0, 45))
 def test_the_guide_table_finds_what_a_binary_search_finds(weights, shift):
     ends = np.cumsum(weights) << shift
@@ -252,7 +259,7 @@ def chi_squared(counts, weights):
     return float(((counts - expected) ** 2 / expected).sum())
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_rows_come_as_often_as_their_weights_say():
     """Chi squared of 999 degrees of freedom, whose standard deviation is 45: within five; and beside PyTorch's sampler."""
     weights = np.random.default_rng(1).random(1000) + 0.05
@@ -272,6 +279,7 @@ def test_rows_come_as_often_as_their_weights_say():
     assert abs(chi_squared(theirs, weights) - 999) < 5 * np.sqrt(2 * 999)
 
 
+@pytest.mark.needs("cpu")
 def test_draws_of_neighbours_are_independent():
     data = Shuffled(np.arange(8), seed=5, batch=1 << 13, balance=Weighted(np.ones(8)))
     draws = np.concatenate([next(data.batches(epoch)) for epoch in range(5000)])
@@ -387,12 +395,14 @@ def check_tokens(case):
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=120, deadline=None)
 @given(token_cases)
 def test_token_buckets_have_each_row_once_in_the_same_batches_for_all_ranks_with_near_equal_work(case):
     check_tokens(case)
 
 
+@pytest.mark.needs("cpu")
 def test_token_buckets_pad_little_and_share_equally_where_plain_shuffling_does_not():
     lengths = np.clip(np.random.default_rng(0).lognormal(4, 0.9, 50_000), 4, 1000).astype(int)
     data = Shuffled(np.arange(50_000), seed=0, balance=TokenBuckets(lengths, 16_384))
@@ -425,7 +435,9 @@ def test_batches_of_tokens_are_mixed_anew_in_each_epoch():
 # --- Many random cases.
 
 
-@pytest.mark.parametrize("hundred", [0, *(pytest.param(n, marks=pytest.mark.heavy) for n in range(1, 5))])
+@pytest.mark.parametrize(
+    "hundred", [0, *(pytest.param(n, marks=pytest.mark.needs("processes")) for n in range(1, 5))]
+)
 def test_five_hundred_random_cases_in_simulation(hundred):
     """Gangs that are stopped at any step and go on with another number of ranks, until the epoch is over: the same global batches."""
     for seed in range(100 * hundred, 100 * hundred + 100):
@@ -486,7 +498,7 @@ for rows, seed, batch, balance, gangs in pickle.load(open(sys.argv[1], "rb")):
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_twenty_random_cases_with_real_processes(tmp_path):
     """Four processes, each a rank; they meet what one process meets."""
     cases, expected = [], []
@@ -585,7 +597,7 @@ def test_a_packed_file_has_the_same_balanced_batches(kind, warm, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore:.*multi-threaded, use of fork")
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", BALANCES)
 def test_a_loader_of_pytorch_has_the_same_balanced_batches(kind, workers):

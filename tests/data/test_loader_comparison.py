@@ -6,7 +6,7 @@ import pytest
 from benchmarks.loaders.__main__ import PAGE, RECORD, page_of, share_of, told_by
 from benchmarks.loaders.peers import BATCH, CASES, PEERS, inflation, prepared
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 def test_the_page_is_what_the_record_says():
@@ -23,6 +23,8 @@ def test_the_record_has_every_loader_with_each_row_once():
     assert record["machine"] and record["seed"]
 
 
+@pytest.mark.long
+@pytest.mark.needs("root")  # a network of its own
 @pytest.mark.parametrize("name", ["Hooke", "Hooke, first epoch", "DataLoader, sliced", "grain"])
 def test_a_loader_is_measured_beside_a_read_of_the_same_bytes(name, tmp_path):
     cases = [case for case in ("table", "columns", "4 KiB") if case in PEERS[name][1]]

@@ -49,6 +49,7 @@ def fetches(uses, room, units):
     return count
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=14), st.integers(1, 4))
 def test_no_other_choice_fetches_less(uses, room):
@@ -80,6 +81,7 @@ class Model:
         return min(later, default=NEVER)
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=80, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_it_knows_the_next_use_of_each(chance):
@@ -127,6 +129,7 @@ def test_it_knows_the_next_use_of_each(chance):
         assert plan.farthest() == (ranked[0] if ranked else None)
 
 
+@pytest.mark.needs("cpu")
 def test_what_is_fetched_comes_in_the_order_of_use_and_never_pushes_out_what_is_used_before_it():
     """Windows of random units, a budget in bytes, and units of any size: as the threads do it."""
     for seed in range(40):
@@ -172,6 +175,7 @@ def test_uses_by_others_count_too():
     assert plan.farthest() == 1
 
 
+@pytest.mark.needs("cpu")
 def test_it_takes_memory_for_the_windows_to_come_alone():
     plan = NextUse(100)
     for _ in range(5000):
@@ -184,6 +188,7 @@ def test_it_takes_memory_for_the_windows_to_come_alone():
     assert len(plan._farthest) <= 5000
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5, 24, 7])
 @pytest.mark.parametrize("rows", [1, 25, 777, 50_003])
 def test_the_blocks_of_a_window_are_those_of_its_rows(rows, ranks):
@@ -199,6 +204,7 @@ def test_the_blocks_of_a_window_are_those_of_its_rows(rows, ranks):
             assert told.size <= read.size + spare
 
 
+@pytest.mark.needs("cpu")
 def test_a_plan_tells_windows_from_a_step_on():
     layout = plan_layout(50_003, 100.0, 24, 200_000, 4)
     plan = EqualBatches(Blocks(layout, 1), 24, drop_last=False)
@@ -289,6 +295,8 @@ class Fetching:
         assert self.taken == sum(self.sizes[unit] for unit in self.held()) + sum(self.reserved.values())
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @settings(max_examples=50, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_what_is_waited_for_comes_first_then_what_is_expected_then_what_is_planned(chance):
@@ -338,6 +346,7 @@ def test_what_is_waited_for_comes_first_then_what_is_expected_then_what_is_plann
         assert set(order.pending) == {*expected, *fetching.flying}
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=50, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(1, 4))
 def test_an_epoch_is_read_whatever_the_room_and_how_many_are_fetched_at_once(chance, at_once):
@@ -367,6 +376,7 @@ def test_an_epoch_is_read_whatever_the_room_and_how_many_are_fetched_at_once(cha
         assert max(fetching.fetched.values()) == 1
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=60, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(0, 40))
 def test_it_fetches_so_many_bytes_ahead_and_two_windows_at_least(chance, ahead):

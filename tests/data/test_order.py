@@ -21,7 +21,8 @@ def whole(order):
     return np.concatenate([order.of_window(window) for window in range(order.layout.windows)])
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @settings(max_examples=150)
 @given(layouts, st.integers(-(2**70), 2**70), st.integers(0, 5))
 def test_each_row_comes_once_in_an_epoch(layout, seed, epoch):
@@ -35,7 +36,8 @@ def test_each_row_comes_once_in_an_epoch(layout, seed, epoch):
         assert starts[window] <= position < starts[window + 1]
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @settings(max_examples=60)
 @given(layouts, st.integers(0, 100), st.sampled_from([2, 3, 4, 5, 6, 8]))
 def test_a_rank_has_each_nth_position_of_the_one_order(layout, seed, ranks):
@@ -46,6 +48,7 @@ def test_a_rank_has_each_nth_position_of_the_one_order(layout, seed, ranks):
         assert np.array_equal(np.concatenate(mine), everything[rank::ranks])
 
 
+@pytest.mark.needs("cpu")
 def test_a_rank_reads_no_other_ranks_blocks_where_ranks_divide_the_lanes():
     layout = BlockLayout(rows=200_000, block=16, lanes=24, window=20)
     order = Order(layout, 3, 0)
@@ -93,6 +96,7 @@ def test_a_permutation_is_one(size):
     assert np.array_equal(np.sort(permuted(np.arange(size), size, 7)), np.arange(size))
 
 
+@pytest.mark.needs("cpu")
 def test_a_permutation_has_no_pattern():
     """Counts of 8 x 8 cells of (place, value) are those of chance: chi squared of 49 degrees of freedom, for twenty keys."""
     size, cells = 80_000, 8
@@ -120,7 +124,7 @@ CONFIGURATIONS = [
 ]
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize(("layout", "batch"), CONFIGURATIONS)
 def test_the_predicted_quality_is_the_measured_one(layout, batch):
     measured, batches = measured_vif(Order(layout, 5, 0), batch)
@@ -139,6 +143,7 @@ def test_a_planned_layout_is_nearly_perfect_within_its_memory(rows, row_bytes, b
     assert layout.block * layout.lanes * layout.window * (row_bytes + 8) <= memory
 
 
+@pytest.mark.needs("cpu")
 def test_with_little_memory_rows_are_drawn_one_by_one():
     layout = plan_layout(500_000, 64, 4096, 1 << 18)
     assert layout.lanes * layout.window * layout.block * 72 <= 1 << 18
@@ -146,6 +151,7 @@ def test_with_little_memory_rows_are_drawn_one_by_one():
     assert measured_vif(Order(layout, 1, 0), 4096)[0] == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("batch", [512, 4096])
 def test_a_batch_of_more_than_a_window_is_predicted_too(batch):
     layout = BlockLayout(rows=500_000, block=64, lanes=4, window=4)

@@ -35,7 +35,7 @@ from hooke.data.remote_files import RemoteObject
 
 __all__ = ["s3"]
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 MEMORY = 800_000
 """Of a window: less than a file has, so that blocks are drawn whole."""
 
@@ -107,6 +107,7 @@ def parts_in(cache):
 # --- The same batches.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["array", "columns", "texts", "large"])
 def test_batches_are_those_of_the_file_with_and_without_copies(kind, files, uploaded, tmp_path):
     here, there = shuffled(files[0][kind], warm=False), shuffled(uploaded[kind], cache=tmp_path)
@@ -118,6 +119,7 @@ def test_batches_are_those_of_the_file_with_and_without_copies(kind, files, uplo
     assert parts_in(tmp_path) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["array", "columns", "texts"])
 def test_a_limit_below_the_file_is_kept_and_changes_no_batch(kind, files, tmp_path):
     """At each moment that a thread sees; with ranks that share lanes and those that do not, and from the middle on."""
@@ -154,6 +156,7 @@ def environment(monkeypatch):
         gc.collect()
 
 
+@pytest.mark.long
 def test_each_byte_is_fetched_once_where_the_file_fits(files, tmp_path):
     with served(files[0]) as server:
         there = shuffled(server.s3("texts"), cache=tmp_path)
@@ -189,6 +192,7 @@ def used_last(windows, room):
     return fetches
 
 
+@pytest.mark.long
 def test_what_is_used_last_gives_way(tmp_path):
     (tmp_path / "bucket").mkdir()
     path = pack(np.random.default_rng(0).random((20_000, 50)), tmp_path / "bucket" / "x.packed")
@@ -211,6 +215,7 @@ def test_what_is_used_last_gives_way(tmp_path):
     assert fetched < (fewest + usual) / 2, (fetched, fewest, usual)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("balance", ["stratified", "buckets"])
 def test_balanced_batches_are_read_at_a_url_too(balance, files, uploaded, tmp_path):
     made, texts, labels = files
@@ -252,6 +257,7 @@ def test_single_rows_are_read_in_any_order(files, uploaded, tmp_path):
 # --- Faults.
 
 
+@pytest.mark.long
 def test_cut_connections_are_tried_again(files, tmp_path):
     with served(files[0]) as server:
         there = shuffled(server.s3("texts"), cache=tmp_path, cache_bytes=700_000)
@@ -259,6 +265,7 @@ def test_cut_connections_are_tried_again(files, tmp_path):
         check_alike(shuffled(files[0]["texts"], warm=False), there, epochs=(0,))
 
 
+@pytest.mark.long
 def test_a_network_that_resets_connections(s3, files, uploaded, tmp_path, monkeypatch):
     """In a process of its own: the library that speaks HTTP never closes its side of such a connection."""
     endpoint = urllib.parse.urlparse(os.environ["AWS_ENDPOINT_URL"])
@@ -313,6 +320,7 @@ def test_a_block_that_is_damaged_at_the_server_is_refused(s3, files, tmp_path):
     assert "digest" in found.value.why
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", ["same size", "shorter", "gone"])
 def test_an_object_that_changed_is_refused(change, files, tmp_path):
     (tmp_path / "bucket").mkdir()
@@ -336,6 +344,7 @@ def test_an_object_that_changed_is_refused(change, files, tmp_path):
             pickle.loads(pickled)
 
 
+@pytest.mark.long
 def test_what_cannot_be_opened_says_why(s3, files, uploaded, tmp_path):
     with pytest.raises(UsageError, match=r"there is no s3://hooke/nothing\.packed"):
         PackedFile(f"{s3}/nothing.packed", cache=tmp_path)
@@ -357,6 +366,7 @@ def test_what_cannot_be_opened_says_why(s3, files, uploaded, tmp_path):
         pack(["a"], f"{s3}/new.packed")
 
 
+@pytest.mark.long
 def test_an_object_that_may_not_be_read(files, tmp_path):
     with served(files[0]) as server:
         there = shuffled(server.s3("texts"), cache=tmp_path)
@@ -374,6 +384,7 @@ def test_a_folder_that_cannot_be_written(uploaded, tmp_path):
         PackedFile(uploaded["texts"], cache=tmp_path / "file").take([0])
 
 
+@pytest.mark.long
 def test_a_library_that_is_missing_is_named(tmp_path):
     code = "import sys; sys.modules['s3fs'] = None\nfrom hooke.data import PackedFile\nPackedFile('s3://a/b', cache=sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
@@ -422,6 +433,7 @@ def expected(path, epochs=2):
     return digest.hexdigest()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limit", [0, 800_000])
 def test_processes_share_a_folder(limit, files, tmp_path):
     with served(files[0], delay_s=0.01) as server:
@@ -437,7 +449,8 @@ def test_processes_share_a_folder(limit, files, tmp_path):
         assert folder.taken() == taken(tmp_path)
 
 
-@pytest.mark.parametrize("after", [0, 1, 40, 150])
+@pytest.mark.long
+@pytest.mark.parametrize("after", [0, 40])
 def test_a_kill_in_the_middle_leaves_nothing_wrong(after, files, tmp_path):
     with served(files[0], delay_s=0.01) as server:
         url = server.s3("texts")
@@ -462,6 +475,7 @@ def read_all(pickled, out):
     out.put([repr(batch) for batch in data.batches(0, rank=1, ranks=2)])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_ranks_open_it_by_its_url_and_forked_ones_too(method, files, tmp_path):
@@ -524,6 +538,7 @@ def test_a_file_in_use_gives_to_one_that_has_less_than_its_share(tmp_path):
     assert len(full.held()) == len(new.held()) == 5
 
 
+@pytest.mark.long
 def test_a_claim_is_of_one_process_and_ends_with_it(tmp_path):
     folder = folder_of(tmp_path, "a")
     code = (
@@ -544,6 +559,7 @@ def test_a_claim_is_of_one_process_and_ends_with_it(tmp_path):
     assert folder.used_by_others() is None
 
 
+@pytest.mark.long
 def test_what_somebody_else_has_in_the_folder_stays(files, tmp_path):
     """A user may name a folder that has other things in it."""
     kept = [tmp_path / "notes" / part / "thesis.txt" for part in ("tmp", "uses", "units", ".")]
@@ -572,6 +588,7 @@ def test_what_an_ended_process_had_reserved_and_begun_is_given_back(tmp_path):
     assert not list(tmp_path.glob("*/tmp/*"))
 
 
+@pytest.mark.long
 def test_processes_that_come_and_go_trip_nobody(tmp_path):
     folder = folder_of(tmp_path, "a")
     ends = time.monotonic() + 3
@@ -594,6 +611,7 @@ def test_a_full_disk_is_an_error_and_ends_no_process(small_disk):
         folder_of(small_disk / "copies", "a", units=100_000)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rows", [1, 10, 200])
 def test_a_small_file_is_read_at_once(rows, s3, tmp_path):
     """All of it is there soon: there is nothing to fetch ahead for."""
@@ -605,6 +623,7 @@ def test_a_small_file_is_read_at_once(rows, s3, tmp_path):
     assert there._source.take.__self__._remote._fetcher._order.uses.known <= 10
 
 
+@pytest.mark.long
 def test_a_reader_is_told_what_goes_wrong_while_room_is_made(files, tmp_path, monkeypatch):
     def broken(*_):
         raise OSError(errno.ENOLCK, "No locks available")
@@ -618,6 +637,7 @@ def test_a_reader_is_told_what_goes_wrong_while_room_is_made(files, tmp_path, mo
         check_alike(shuffled(files[0]["texts"], warm=False), there, epochs=(0,))
 
 
+@pytest.mark.long
 def test_the_same_program_goes_on_after_an_outage(files, tmp_path):
     """And no thread that fetches ends by what was asked for before it."""
     ended = []
@@ -646,6 +666,7 @@ def test_the_same_program_goes_on_after_an_outage(files, tmp_path):
     assert not ended
 
 
+@pytest.mark.long
 def test_files_that_were_read_are_closed(files, uploaded, tmp_path):
     """When the threads that fetched have ended, and without the garbage collector."""
     gc.disable()
@@ -663,6 +684,7 @@ def test_files_that_were_read_are_closed(files, uploaded, tmp_path):
         gc.enable()
 
 
+@pytest.mark.long
 def test_a_program_that_ends_while_it_fetches_ends_well(files, tmp_path):
     code = (
         "import sys\nfrom hooke.data import PackedFile, Shuffled\n"
@@ -676,6 +698,7 @@ def test_a_program_that_ends_while_it_fetches_ends_well(files, tmp_path):
             assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -693,6 +716,7 @@ def test_odd_places_and_limits_are_refused(how, message, uploaded):
         PackedFile(uploaded["texts"], **how)
 
 
+@pytest.mark.long
 def test_a_user_without_a_folder_is_told_to_pass_one(uploaded, monkeypatch):
     def homeless():
         raise RuntimeError("Could not determine home directory.")
@@ -701,3 +725,28 @@ def test_a_user_without_a_folder_is_told_to_pass_one(uploaded, monkeypatch):
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(UsageError, match="no folder for copies"):
         PackedFile(uploaded["texts"])
+
+
+def test_threads_that_read_a_file_first_share_what_fetches_it(tmp_path):
+    from hooke.data.remote_files import RemoteFile
+
+    class Interrupted(RemoteFile):
+        @property
+        def _fetcher(self):
+            found = vars(self).get("fetcher")
+            if found is None and self.other.ident is None:
+                self.other.start()
+                self.other.join(0.1)  # it waits for the first, or makes one of its own meanwhile
+            return found
+
+        @_fetcher.setter
+        def _fetcher(self, fetcher):
+            vars(self)["fetcher"] = fetcher
+
+    (tmp_path / "a").write_bytes(bytes(1000))
+    file, made = Interrupted(f"file://{tmp_path / 'a'}", tmp_path / "copies", 1 << 20), []
+    file.cut("0" * 32, [np.array([0, 500, 1000])])
+    file.other = threading.Thread(target=lambda: made.append(file._fetching))
+    made.append(file._fetching)
+    file.other.join()
+    assert made[0] is made[1]

@@ -73,6 +73,7 @@ def together(data, ranks, epoch=0):
     return steps
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize("batch", [64, 50, 9])
 def test_any_number_of_ranks_meets_the_same_rows_in_the_same_order(ranks, batch):
@@ -128,6 +129,7 @@ def test_parts_are_equal_where_the_ranks_divide_the_batch():
             assert all(len(part) == 64 // ranks and batches.weight == 1 for part in batches)
 
 
+@pytest.mark.needs("cpu")
 def test_random_cases_are_resumed_exactly():
     for seed in range(120):
         chance = random.Random(seed)
@@ -183,7 +185,7 @@ def test_a_batch_that_was_read_ahead_is_not_yet_done():
     assert data.state_dict()["step"] == 1
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_quality_is_predicted_and_measured():
     labels = np.repeat(np.arange(2000), 500)
     data = Shuffled(np.zeros((1_000_000, 16), np.float32), seed=0, batch=256)
@@ -453,6 +455,7 @@ def odd_arrays(tmp_path):
     }
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("kind", ["columns", "strided", "reversed", "unaligned", "swapped"])
 @pytest.mark.parametrize("in_dict", [False, True])
 def test_a_batch_of_any_array_takes_the_memory_of_a_batch(kind, in_dict, tmp_path):

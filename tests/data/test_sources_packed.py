@@ -113,7 +113,7 @@ def random_column(chance, rows):
 
 
 @pytest.mark.parametrize(
-    "seed", [*range(4), *(pytest.param(n, marks=pytest.mark.heavy) for n in range(4, 30))]
+    "seed", [*range(4), *(pytest.param(n, marks=pytest.mark.needs("processes")) for n in range(4, 30))]
 )
 def test_random_tables_come_back(seed, tmp_path):
     chance = random.Random(seed)
@@ -145,6 +145,7 @@ def test_random_tables_come_back(seed, tmp_path):
         assert same(data.take(np.arange(rows)), expected)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("seed", range(12))
 def test_random_values_come_back(seed, tmp_path):
     chance = random.Random(seed)
@@ -161,6 +162,7 @@ def test_random_values_come_back(seed, tmp_path):
     )
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     "array",
     [
@@ -266,6 +268,7 @@ def test_blobs_and_tables_are_shuffled_in_batches_of_lists_and_dicts(warm, tmp_p
         batch["n"] += 1  # a user's own, not a view of the file
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("batch", [4, 256])
 def test_a_cold_epoch_reads_each_block_once(batch, tmp_path):
     """A window's blocks fit into the memory that it was planned for, also where it allows no larger window."""
@@ -278,6 +281,7 @@ def test_a_cold_epoch_reads_each_block_once(batch, tmp_path):
     assert len(reads) == len(set(reads)) == data._blocks[0].count == 196
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("batch", [4, 256])
 def test_a_cold_epoch_reads_each_value_once(batch, tmp_path):
     chance = random.Random(0)
@@ -334,7 +338,7 @@ def test_what_is_unpickled_reads_the_same_file_or_none(name, tmp_path, monkeypat
         pickle.loads(state)
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_processes_that_were_forked_do_not_share_the_memory_they_read_into(tmp_path):
     """Each has blocks at the same places of its memory. The rows of the first are still its own when the second has read others."""
     script = """
@@ -387,7 +391,7 @@ def shown(source, rows):
     )
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("tier", [{"warm": True}, {"warm": False, "memory": 60_000}], ids=str)
 @pytest.mark.parametrize("kind", ["table", "array", "values"])
 def test_a_damaged_byte_is_never_returned(kind, tier, whole, tmp_path):
@@ -453,7 +457,8 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(whole, tmp_path):
         data.take(np.arange(30_000))
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("values", ["numbers", "blobs in blocks", "blobs alone"])
 @pytest.mark.parametrize("change", ["cut off", "written"])
 def test_a_file_that_changes_after_an_epoch_is_refused(values, change, tmp_path):
@@ -637,6 +642,7 @@ def test_a_damaged_row_group_is_named(tmp_path):
     assert "row group 2" in caught.value.where and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.needs("cpu")
 def test_paths_say_how_to_be_read(tmp_path):
     small = parquet(tmp_path / "a.parquet", n=list(range(100)))
     batch = next(Shuffled(small, seed=0, batch=10).batches())
@@ -690,6 +696,7 @@ def packer(into, count):
     return subprocess.Popen([sys.executable, "-c", PACKS, str(into), str(count)], stdout=subprocess.PIPE)
 
 
+@pytest.mark.needs("cpu")
 def test_a_killed_process_leaves_nothing_that_counts(tmp_path):
     into = tmp_path / "v.packed"
     process = packer(into, 10**9)
@@ -702,7 +709,7 @@ def test_a_killed_process_leaves_nothing_that_counts(tmp_path):
     assert list(tmp_path.iterdir()) == [into]
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_two_processes_at_a_time_leave_the_whole_file_of_one(tmp_path):
     into = tmp_path / "v.packed"
     both = [packer(into, 5000), packer(into, 5001)]
@@ -728,7 +735,8 @@ def test_a_full_disk_leaves_nothing(source, small_disk):
     assert pack([b"a"], small_disk / "v.packed").exists()
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_memory_stays_bounded(tmp_path):
     """Row groups of 100 MB and 300 MB of values, in a process that uses less than 150 MB for them."""
     rows = 250_000
@@ -756,6 +764,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert int(done.stdout) < 150_000, done.stdout  # KiB
 
 
+@pytest.mark.needs("cpu")
 def test_nothing_heavy_is_imported():
     script = (
         "import sys, hooke.data; print(sorted({'pyarrow', 'pandas', 'polars', 'torch'} & set(sys.modules)))"

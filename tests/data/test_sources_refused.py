@@ -301,6 +301,7 @@ except UsageError as error:
 """
 
 
+@pytest.mark.needs("cpu")
 def test_more_parts_than_descriptors_are_packed(tmp_path):
     (tmp_path / "parts").mkdir()
     for number in range(100):
@@ -329,6 +330,7 @@ def largest_block(path):
     return int(np.diff(PackedFile(path)._blocks[1].places).max())
 
 
+@pytest.mark.needs("cpu")
 def test_the_first_values_do_not_decide_alone_what_a_block_is(tmp_path):
     values = [b""] * 4096 + [bytes([number % 256]) * 100_000 for number in range(600)]
     assert largest_block(pack(iter(values), tmp_path / "a.packed")) < 4 << 20
@@ -342,6 +344,7 @@ def test_the_first_values_do_not_decide_alone_what_a_block_is(tmp_path):
     assert everything(tmp_path / "a.packed")["blob"] == table["blob"]
 
 
+@pytest.mark.needs("cpu")
 def test_blocks_of_values_are_bounded(tmp_path, monkeypatch):
     """By what is more than one value."""
     monkeypatch.setattr(packing, "MOST_BLOCK_BYTES", 1 << 20)
@@ -353,6 +356,7 @@ def test_blocks_of_values_are_bounded(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("stored", ["plain", "shared"])
 @pytest.mark.parametrize("at", ["file", "memory"])
 def test_batches_are_sized_by_what_they_take_decoded(stored, at, tmp_path):
@@ -370,6 +374,7 @@ def test_batches_are_sized_by_what_they_take_decoded(stored, at, tmp_path):
     assert [n for batch in batches for n in batch["n"].to_pylist()] == list(range(6000))
 
 
+@pytest.mark.needs("cpu")
 def test_batches_follow_rows_that_grow_and_shrink(tmp_path):
     sizes = [10] * 50_000 + [20_000] * 2000 + [10] * 50_000
     table = pa.table({"n": np.arange(len(sizes)), "text": pa.array(["x" * size for size in sizes])})

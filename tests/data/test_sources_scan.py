@@ -135,7 +135,7 @@ JOB = """
 """
 
 
-@pytest.mark.parametrize("on", ["serial", pytest.param("local:2", marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("on", ["serial", pytest.param("local:2", marks=pytest.mark.needs("processes"))])
 @pytest.mark.parametrize("name", ["totals", "dynamic"])
 def test_a_changed_file_is_read_again_and_no_other(name, on, workshop):
     workshop.write(JOB)
@@ -151,7 +151,8 @@ def test_a_changed_file_is_read_again_and_no_other(name, on, workshop):
     assert changed.result() == [45, 145, 15] and workshop.ran(changed)["total"] == 1
 
 
-@pytest.mark.parametrize("on", ["serial", pytest.param("local:2", marks=pytest.mark.heavy)])
+@pytest.mark.long
+@pytest.mark.parametrize("on", ["serial", pytest.param("local:2", marks=pytest.mark.needs("processes"))])
 def test_lines_are_counted_again_when_a_file_grows(on, workshop):
     workshop.write(JOB)
     text = workshop.folder / "text.txt"
@@ -161,7 +162,7 @@ def test_lines_are_counted_again_when_a_file_grows(on, workshop):
     assert workshop.run(str(text), name="counts", on=on).result() == [6, 6, 2]
 
 
-@pytest.mark.parametrize("on", ["serial", pytest.param("local:2", marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("on", ["serial", pytest.param("local:2", marks=pytest.mark.needs("processes"))])
 def test_a_task_converts_once(on, workshop):
     """The packed file is stored with the result: it is put back where it is gone, and made again where the files changed."""
     workshop.write(JOB)
@@ -202,7 +203,7 @@ READS = """
 """
 
 
-@pytest.mark.parametrize("on", ["serial", pytest.param("local:2", marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("on", ["serial", pytest.param("local:2", marks=pytest.mark.needs("processes"))])
 def test_what_a_task_reads_by_name_is_an_input(on, workshop):
     """What `Shuffled` and `pack` open counts as what the task's own code opens. A file that they write is none of its inputs."""
     workshop.write(READS)
@@ -254,7 +255,7 @@ RESULTS = """
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize(
     "kind", ["array", "small", "dict", "list", "pandas", "polars", "arrow", "blobs", "map"]
 )

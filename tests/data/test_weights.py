@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.fixtures.small_disk import mount_tmpfs
 from tests.support.object_server import ObjectServer
 
 import hooke
@@ -58,6 +59,7 @@ def child(url, cache, **more):
     )
 
 
+@pytest.mark.needs("cpu")
 def test_the_second_start_reads_from_the_disk(bucket, server, tmp_path):
     from safetensors.numpy import load_file
 
@@ -92,6 +94,7 @@ def test_a_wrong_digest_leaves_nothing(server, tmp_path):
         hooke.weights(url, sha256="abc", cache=tmp_path)
 
 
+@pytest.mark.needs("cpu")
 def test_a_fetch_that_was_killed_goes_on_where_it_was(bucket, tmp_path):
     origin = bucket[0] / "model.safetensors"
     with ObjectServer(bucket[0].parent, delay_s=0.3) as slow:
@@ -112,6 +115,8 @@ def test_a_fetch_that_was_killed_goes_on_where_it_was(bucket, tmp_path):
         assert 0 < sum(high - low for low, high in slow.served()) < origin.stat().st_size
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_processes_of_a_machine_fetch_it_once(bucket, server, tmp_path):
     url = f"{server.url}/bucket/model.safetensors"
     children = [child(url, tmp_path) for _ in range(3)]
@@ -181,6 +186,7 @@ def test_without_an_etag_other_headers_tell_that_it_was_written_anew(tmp_path, n
         assert hooke.weights(url, cache=tmp_path).read_bytes() == b"new weights"
 
 
+@pytest.mark.needs("cpu")
 def test_where_nothing_tells_versions_apart_the_digest_is_asked_for(tmp_path):
     data = b"some weights"
     with plain_server(data, {}) as url:
@@ -192,6 +198,7 @@ def test_where_nothing_tells_versions_apart_the_digest_is_asked_for(tmp_path):
         )
 
 
+@pytest.mark.needs("cpu")
 def test_a_server_that_does_not_say_the_size_is_refused(tmp_path):
     with (
         plain_server(b"some weights", {"Last-Modified": "1"}, says_size=False) as url,
@@ -200,6 +207,7 @@ def test_a_server_that_does_not_say_the_size_is_refused(tmp_path):
         hooke.weights(url, cache=tmp_path)
 
 
+@pytest.mark.needs("cpu")
 def test_a_kill_at_the_end_of_a_fetch_leaves_no_part_that_cannot_be_opened(server, tmp_path):
     url = f"{server.url}/bucket/model.safetensors"
     dies = f"import os, pathlib\npathlib.Path.chmod = lambda *_: os._exit(9)\n{CHILD}"
@@ -226,14 +234,9 @@ def test_an_object_that_is_not_there_is_named(server, tmp_path):
 
 
 def test_a_disk_without_room_is_named_with_what_is_needed(bucket, server, tmp_path):
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2M", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a tmpfs can be mounted by root on Linux only")
-    try:
-        with pytest.raises(HookeError, match="there is no room for a copy") as full:
-            hooke.weights(f"{server.url}/bucket/model.safetensors", cache=folder)
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
+    with (
+        mount_tmpfs(tmp_path / "small", "2M") as folder,
+        pytest.raises(HookeError, match="there is no room for a copy") as full,
+    ):
+        hooke.weights(f"{server.url}/bucket/model.safetensors", cache=folder)
     assert "7.81 MiB are needed" in full.value.why

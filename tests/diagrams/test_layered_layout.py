@@ -2,6 +2,7 @@
 
 from itertools import combinations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +35,7 @@ def holds(outer: Frame, inner: Frame) -> bool:
     )
 
 
+@pytest.mark.needs("cpu")
 @given(graphs())
 @settings(deadline=None, max_examples=60)
 def test_boxes_keep_apart_and_in_their_frames(graph):
@@ -52,6 +54,7 @@ def test_boxes_keep_apart_and_in_their_frames(graph):
                 assert holds(frame, inner) if other[: len(path)] == path else not overlap(frame, inner)
 
 
+@pytest.mark.needs("cpu")
 @given(graphs())
 @settings(deadline=None, max_examples=60)
 def test_arrows_join_what_they_should_and_go_down_where_there_is_no_cycle(graph):
@@ -70,6 +73,7 @@ def test_arrows_join_what_they_should_and_go_down_where_there_is_no_cycle(graph)
     assert all(end in range(len(sizes)) or isinstance(end, tuple) for end in ends)
 
 
+@pytest.mark.needs("cpu")
 def test_a_long_chain_needs_no_recursion():
     count = 3000
     placed = place_graph([(10, 10)] * count, [(at, at + 1) for at in range(count - 1)])

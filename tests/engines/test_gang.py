@@ -21,6 +21,17 @@ ECHO = Failure(
     error_type="RuntimeError",
 )
 
+TENSORFLOW_ECHO = Failure(
+    kind="TaskError",
+    message="Graph execution error:\n\nDetected at node adam/CollectiveReduceV2\nCollective ops is aborted by: Socket closed",
+    error_type="tensorflow.python.framework.errors_impl.UnavailableError",
+)
+JAX_ECHO = Failure(
+    kind="TaskError",
+    message="UNAVAILABLE: failed to connect to all addresses",
+    error_type="jaxlib.xla_extension.XlaRuntimeError",
+)
+
 
 def gang(ranks: int = 3, *, kind: str = "call", results: str = "rank0") -> Gang:
     image = FunctionImage(
@@ -64,9 +75,12 @@ def test_a_rank_that_dies_or_raises_ends_the_gang_at_once(first: Failure) -> Non
 
 @pytest.mark.parametrize("order", [*permutations([0, 1, 2])], ids=str)
 @pytest.mark.parametrize("cause", [DEATH, ERROR], ids=["death", "error"])
-def test_the_cause_is_blamed_in_whatever_order_it_is_heard_of(order: tuple[int, ...], cause: Failure) -> None:
+@pytest.mark.parametrize("echo", [ECHO, TENSORFLOW_ECHO, JAX_ECHO], ids=["gloo", "tensorflow", "jax"])
+def test_the_cause_is_blamed_in_whatever_order_it_is_heard_of(
+    order: tuple[int, ...], cause: Failure, echo: Failure
+) -> None:
     ranks = gang()
-    of = {0: ECHO, 1: cause, 2: ABORT}
+    of = {0: echo, 1: cause, 2: ABORT}
     for rank in order:
         ranks.heard(rank, failed(of[rank]), 0.0)
         ended = ranks.verdict(0.0)

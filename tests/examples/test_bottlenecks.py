@@ -10,7 +10,7 @@ from hooke.measuring.studies import Study, measure
 from hooke.project.pipeline_file import load_entry
 from hooke.scaling import fit
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(600)]
 
 FILE = Path(__file__).parents[2] / "examples" / "scaling" / "bottlenecks.py"
 LEVEL = 0.999
@@ -34,6 +34,7 @@ def bottleneck(tmp_path, monkeypatch):
     sys.modules.pop("bottlenecks", None)
 
 
+@pytest.mark.long
 def test_a_serial_fraction_is_recovered_up_to_32_workers(bottleneck):
     seconds, serial = 6.4, 0.05
     study = measure(
@@ -63,6 +64,7 @@ def test_a_serial_fraction_is_recovered_up_to_32_workers(bottleneck):
     assert study.cost.n in (1, 2)
 
 
+@pytest.mark.long
 def test_a_door_is_a_hard_knee(bottleneck):
     study: Study = measure(
         bottleneck("locking"),
@@ -76,7 +78,7 @@ def test_a_door_is_a_hard_knee(bottleneck):
     assert "hard_knee" in {study.law.family, *(each.family for each in study.law.alternatives)}
     most = max(row.throughput for row in study.rows)
     door = 1 / (0.25 * 0.04)
-    assert 0.8 * door <= most <= 1.02 * door  # a busy machine is late at the door; nobody passes it faster
+    assert 0.5 * door <= most <= 1.02 * door  # a busy machine is late at the door; nobody passes it faster
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hooke.project.folder import Project
 from hooke.running.run import Run
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 FILE = Path(__file__).parents[2] / "examples" / "tracking" / "digits.py"
 
@@ -28,6 +28,7 @@ def command(folder: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_every_epoch_of_every_rate_is_there_and_the_cache_logs_nothing_again(tmp_path):
     shutil.copy(FILE, tmp_path)
     best = command(tmp_path, "-m", "hooke", "run", "digits.py", "--epochs", "3").strip()
@@ -49,6 +50,7 @@ def test_every_epoch_of_every_rate_is_there_and_the_cache_logs_nothing_again(tmp
     )
 
 
+@pytest.mark.long
 def test_as_a_script(tmp_path):
     shutil.copy(FILE, tmp_path)
     said = command(tmp_path, "digits.py")

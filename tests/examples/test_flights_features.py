@@ -16,7 +16,7 @@ import flight_features as ff
 
 import flights
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 NOTICE = timedelta(minutes=ff.NOTICE_MINUTES)
 START = datetime(2013, 3, 1, tzinfo=UTC)
@@ -45,6 +45,7 @@ def months(year, airports):
 # --- ingest --------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_months_hold_every_flight_of_the_year_once(year, months):
     assert year.height == 336_776
     assert sum(part.height for part in months) == year.height
@@ -90,6 +91,7 @@ def test_a_flight_that_never_left_has_no_instants(months):
 # --- joins and borders ---------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_joins_keep_the_rows_and_their_order(months, tables):
     befores = [None, *months[:-1]]
     for part, rows in zip(months, ff.features.map(months, befores, **tables), strict=True):
@@ -101,6 +103,7 @@ def test_joins_keep_the_rows_and_their_order(months, tables):
         assert rows["late"].equals((part["arr_delay"] >= 15).alias("late"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [1, 2, 3, 7, 12])
 def test_a_month_with_the_one_before_equals_the_whole_year_at_once(number, months, tables):
     before = months[number - 2] if number > 1 else None
@@ -217,6 +220,7 @@ def previous_leg_by_hand(leg, legs):
     }
 
 
+@pytest.mark.long
 @settings(max_examples=200, deadline=None)
 @given(schedules())
 def test_the_previous_leg_is_the_one_of_the_definition(legs):
@@ -252,6 +256,7 @@ def test_the_wind_of_a_thousand_miles_an_hour_is_no_observation(months, tables):
     assert rows["wind_speed"].max() < 100
 
 
+@pytest.mark.long
 def test_one_call_for_all_months_gives_the_same(year, tables, airports):
     months = flights.month.map(range(1, 13), year=year, airports=airports)
     before = [None, *months[:-1]]

@@ -1,14 +1,13 @@
 """The flights' models: encoded without a leak, scored right, the same bits on every run."""
 
 import math
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from tests.support.campaigns import ALL
+from tests.support.sizes import choose_size
 from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "flights"))
@@ -18,7 +17,7 @@ from flight_features import AIRPORT, LEG, PLAIN, features
 
 import flights
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 SMALL = fm.Candidate(leaves=15, rate=0.1, rounds=20)
 
@@ -52,7 +51,8 @@ def test_a_word_is_its_place_and_an_unknown_one_is_missing():
     np.testing.assert_array_equal(met, [[1, 1], [0, np.nan], [np.nan, 3], [np.nan, 4]])
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_the_words_of_a_model_are_those_of_its_training_months(january):
     model = fm.fit(SMALL, months=[january.filter(pl.col("dest") != "ATL")], columns=PLAIN)
     assert "ATL" not in model.words["dest"]
@@ -134,12 +134,14 @@ def test_too_few_or_too_many_months_are_refused(months):
         flights.flights(months)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(1200)
 def test_each_model_beats_those_that_know_less(one_thread, capsys):
-    """In plain Python, on half a year, and under `HOOKE_TEST_ALL=1` on the whole one, with the figures of its last quarter."""
-    whole = os.environ.get(ALL) == "1"
-    result = flights.flights(months=12 if whole else 6)
+    """In plain Python, on half a year; in `make soak-campaigns` on the whole one, with the figures of its last quarter."""
+    months = choose_size(sample=6, full=6, soak=12)
+    whole = months == 12
+    result = flights.flights(months=months)
     assert result["chosen"] in flights.GRID
     assert result["sweep"].height == len(flights.GRID)
     auc = dict(result["scores"].select("model", "auc").iter_rows())

@@ -1,10 +1,9 @@
 """The main job, its driver killed in the middle, or at another place: its outputs are the same, byte for byte.
 
-On four months with small models, and under `HOOKE_TEST_ALL=1` on the whole year.
+On four months with small models, and in `make soak-campaigns` on the whole year.
 """
 
 import io
-import os
 import pickle
 import pickletools
 import re
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from tests.support.campaigns import ALL
+from tests.support.sizes import choose_size
 
 from hooke.journal.events import AttemptFinished
 from hooke.journal.reader import read
@@ -27,11 +26,12 @@ FILES = Path(__file__).parents[2] / "examples" / "flights"
 COMMAND = (sys.executable, "-m", "hooke")
 ARROW = b"ARROW1"
 
-WHOLE = os.environ.get(ALL) == "1"
-MONTHS, CALLS = (12, 62) if WHOLE else (4, 46)
+MONTHS = choose_size(sample=4, full=4, soak=12)
+WHOLE = MONTHS == 12
+CALLS = 62 if WHOLE else 46
 RUN = (*COMMAND, "run", "flights.py", "--months", str(MONTHS))
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(1500)]
 
 
 def copy(folder: Path) -> Path:
@@ -134,6 +134,7 @@ def undisturbed(tmp_path_factory):
     return made
 
 
+@pytest.mark.long
 def test_killed_and_resumed_equals_undisturbed(tmp_path, undisturbed):
     disturbed = copy(tmp_path / "disturbed")
     project = killed_in_the_middle(disturbed, after=CALLS // 2)
@@ -150,9 +151,9 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path, undisturbed):
     assert_same(outputs(disturbed), undisturbed)
 
 
-@pytest.mark.parametrize("place", ["dask:2", "ray:2"])
-def test_the_same_at_another_place(place, undisturbed, tmp_path):
-    """With equal thread counts."""
+@pytest.mark.long
+def test_the_same_on_dask(undisturbed, tmp_path):
+    """With equal thread counts. A test of Kubernetes has the same on pods; what another engine runs is equal by its suite."""
     folder = copy(tmp_path / "there")
-    subprocess.run([*RUN, "--on", place], cwd=folder, check=True)
+    subprocess.run([*RUN, "--on", "dask:2"], cwd=folder, check=True)
     assert_same(outputs(folder), undisturbed)

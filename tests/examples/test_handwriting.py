@@ -13,11 +13,12 @@ from hooke.project.folder import Project
 from hooke.services.serve_file import load_service, setup_arguments
 from hooke.testing import client
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(800)]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(800)]
 
 FILE = Path(__file__).parents[2] / "examples" / "serving" / "handwriting.py"
 
 
+@pytest.mark.long
 def test_it_is_trained_registered_and_served(tmp_path, lay_tables):
     lay_tables(tmp_path)
     file = tmp_path / "handwriting.py"

@@ -14,7 +14,7 @@ import many_rows
 
 import flights
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 ROWS, PART, GROUP = 25_000, 10_000, 4_000
 
@@ -42,6 +42,7 @@ def made(paths):
     return pl.read_parquet(paths).sort("id")
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:The inplace keyword")  # of Dask, where pandas is newer
 def test_four_libraries_make_the_same_features(files, weather):
     groups = many_rows.pieces(files)

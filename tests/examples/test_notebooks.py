@@ -5,11 +5,9 @@ import re
 import sys
 from pathlib import Path
 
-import nbclient
-import nbformat
 import pytest
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 FOLDER = Path(__file__).parents[2] / "examples" / "notebooks"
 SHOWN = {
@@ -34,8 +32,12 @@ SHOWN = {
 """What is in the outputs of a notebook."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.ipynb")), ids=lambda file: file.stem)
 def test_a_notebook_does_what_it_says(file, tmp_path):
+    import nbclient
+    import nbformat
+
     notebook = nbformat.read(file, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in cells), (

@@ -10,7 +10,7 @@ import pytest
 from hooke.project.folder import Project
 from hooke.searching.search_result import Search
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 FILE = Path(__file__).parents[2] / "examples" / "search" / "digits_search.py"
 
@@ -30,6 +30,7 @@ def searched(folder: Path, trials: int) -> tuple[str, Search]:
     return done.stdout, Search(project, name)
 
 
+@pytest.mark.long
 def test_it_finds_a_network_and_goes_on_with_more_trials(tmp_path):
     shutil.copy(FILE, tmp_path)
     said, first = searched(tmp_path, 3)

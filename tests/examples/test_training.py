@@ -10,11 +10,12 @@ import pytest
 from hooke.project.folder import Project
 from hooke.running.run import Run
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 FILE = Path(__file__).parents[2] / "examples" / "training" / "digits.py"
 
 
+@pytest.mark.long
 def test_two_ranks_learn_to_read_digits(tmp_path):
     shutil.copy(FILE, tmp_path)
     (tmp_path / "hooke.toml").touch()

@@ -12,7 +12,7 @@ import pytest
 from hooke.project.folder import Project
 from hooke.running.run import Run
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(600)]
 
 FOLDER = Path(__file__).parents[2] / "examples" / "training"
 SETTING = {"epochs": 1, "width": 48, "every": 3}
@@ -62,6 +62,7 @@ def run(folder, ranks):
     return [point.value for point in curve], validation.value
 
 
+@pytest.mark.long
 def test_a_gang_of_two_learns_what_one_process_learns_and_the_model_is_served(example):
     losses, bits = run(example, 2)
     assert 2 < bits < 3.6

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from tests.support.needs import skip_without
 
 LOOPBACK = "127.0.0.1"
 
@@ -66,7 +66,7 @@ def postgres() -> Iterator[str]:
     """A server of Debian's PostgreSQL on a socket, with a database for Airflow; gives its address."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     if not found or os.geteuid() != 0:
-        pytest.skip("Airflow's server needs Debian's postgresql, and root to start it as another user")
+        skip_without("postgresql")
     programs, user = found[-1].parent, pwd.getpwnam("postgres")
     asks = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "cwd": "/"}
     # Folders of pytest are root's alone.

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from tests.support.sizes import choose_size
+
 NAMES = (
     "chain",
     "fan",
@@ -21,3 +23,8 @@ PLAIN_NAMES = tuple(name for name in NAMES if name not in ("files", "gang", "los
 """Those that run without Hooke, too: not with hooke.File, ranks, or items that may fail."""
 
 SOURCE = (Path(__file__).parent / "shapes_job.py").read_text("utf-8")
+
+
+def some_of(*names: str) -> tuple[str, ...]:
+    """The shapes that one scheduler is tried with; scripts run all of them, and `make soak-campaigns` runs all on each scheduler."""
+    return choose_size(sample=names, full=names, soak=NAMES)

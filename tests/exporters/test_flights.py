@@ -21,6 +21,8 @@ def test_the_record_is_of_the_schedulers_that_tests_run():
     assert with_others({"facts": {}, "targets": {}})["targets"] == {}
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_the_flights_can_be_exported_and_their_files_are_as_long_as_those_that_ran(
     name, tmp_path, monkeypatch

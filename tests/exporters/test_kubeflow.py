@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.exporters.exported import Exported, environment_of
 from tests.exporters.kubeflow_package import Package, processes
-from tests.exporters.shapes import NAMES
+from tests.exporters.shapes import some_of
 
 from hooke.base.errors import UsageError
 from hooke.exporters.plan import Secret
@@ -24,12 +24,13 @@ from hooke.project.pipeline_file import load_entry
 ROOT = Path(__file__).parents[2]
 HOOKE = Path(sys.executable).with_name("hooke")
 IMAGE = "registry.example.com/shapes:1"
+NAMES = some_of("fan", "maps_of_maps", "nested", "gang", "optional", "delays")
 LOOPING = [name for name in NAMES if name != "two_lists"]
-"""All but the one that maps over two lists of which one exists only at run time."""
+"""A loop goes over one list: not the one that maps over two, of which one exists only at run time."""
 SHARED = '[store]\nurl = "s3://results/shapes"\n'
 """What pods need. Here the containers run on one machine, so when they run the store is a folder."""
-RUNNING = ("delays", "dynamic", "lossy")
-"""Those that run as lightweight components: lists of tasks with constants of a class, a loop, and items that fail."""
+RUNNING = ("dynamic", "lossy")
+"""Those that run as lightweight components: a loop, and items that fail."""
 
 DEMANDING = """
 from hooke import pipeline, task
@@ -107,7 +108,8 @@ def demanding(folder, **given):
         sys.modules.pop("demanding")
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("kubeflow")
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_lightweight_components_compute_what_the_pipelines_do(told):
     shapes, found = told
@@ -115,9 +117,10 @@ def test_lightweight_components_compute_what_the_pipelines_do(told):
         assert shapes.value(found[f"{name}_light"]["output"]) == shapes.here(name)
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("kubeflow")
+@pytest.mark.long
 @pytest.mark.timeout(900)
-def test_the_containers_of_all_shapes_but_one_compute_what_the_pipelines_do(told):
+def test_the_containers_of_shapes_compute_what_the_pipelines_do(told):
     shapes, found = told
     packages = {
         name: Package(found[f"{name}_pods"]["package"], processes(environment(shapes.folder)))
@@ -131,7 +134,8 @@ def test_the_containers_of_all_shapes_but_one_compute_what_the_pipelines_do(told
     assert values == {name: shapes.here(name) for name in values}
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("kubeflow")
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_package_says_what_its_tasks_need(told):
     _, found = told
@@ -176,6 +180,7 @@ def test_what_it_cannot_express_is_refused(tmp_path, monkeypatch, given, said):
     assert not (tmp_path / "demanding_out.py").exists()
 
 
+@pytest.mark.needs("cpu")
 def test_a_map_over_two_lists_is_refused_and_an_image_is_asked_for_and_a_schedule_is_not_a_packages(
     tmp_path, monkeypatch
 ):

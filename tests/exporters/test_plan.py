@@ -79,6 +79,7 @@ def exported(body, target="script", out=HERE.with_name("out.py"), project=PROJEC
 # --- Steps.
 
 
+@pytest.mark.needs("cpu")
 def test_steps_have_names_arguments_and_what_their_tasks_ask_for():
     def body():
         listed = numbers(3)
@@ -99,6 +100,7 @@ def test_steps_have_names_arguments_and_what_their_tasks_ask_for():
     assert last.arguments == {"values": StepResult("double_2")} and plan.output == StepResult("total")
 
 
+@pytest.mark.needs("cpu")
 def test_what_a_pipeline_returns_is_a_step_where_it_is_more_than_a_result():
     def body():
         mapped = double.map([1, 2])
@@ -114,6 +116,7 @@ def test_what_a_pipeline_returns_is_a_step_where_it_is_more_than_a_result():
     assert made(lambda: double.map([1]), flavour="plain").output == StepResult("double")
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("target", [each for each in WRITTEN if each != "script"])
 def test_items_that_may_fail_are_run_with_all_their_tries(target):
     """The shape `lossy` runs on each scheduler; here it is that each flavour passes the option on."""
@@ -176,6 +179,8 @@ def bodies(draw):
     return body
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @settings(max_examples=30)
 @given(bodies(), st.sampled_from(["reference", "plain"]))
 def test_steps_come_after_what_they_use_and_the_same_body_gives_the_same_text(body, flavour):
@@ -202,6 +207,7 @@ class Code(str):
     __repr__ = str.__str__
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=50)
 @given(VALUES)
 def test_constants_reach_a_task_as_they_are(value):
@@ -255,6 +261,7 @@ def test_parts_and_items_are_written_as_a_person_would():
 # --- Parameters.
 
 
+@pytest.mark.needs("cpu")
 def test_parameters_that_the_body_only_hands_on_stay_parameters():
     def body(n=3, label="x", many=False, scale=2):
         listed = numbers(n)
@@ -314,6 +321,7 @@ def test_everything_that_cannot_be_expressed_is_said_at_once_and_with_its_fix():
         assert reason in said, said
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("body", "target", "asked", "reason"),
     [
@@ -356,6 +364,7 @@ def test_what_a_target_cannot_express_is_refused_with_its_reason(body, target, a
     assert reason in refused(body, target, **asked)
 
 
+@pytest.mark.needs("cpu")
 def test_each_ability_that_a_target_lacks_has_its_reason():
     lacking = Abilities(
         flavours=(),
@@ -412,6 +421,7 @@ NODES = CLAIM | {"volumes": [{"name": "data", "hostPath": {"path": "/data"}}]}
 MISSING = CLAIM | {"volumes": []}
 
 
+@pytest.mark.needs("cpu")
 def test_pods_have_the_image_and_the_namespace_and_the_template_of_a_place():
     one = {"image": "a:1", "namespace": "team", "pod_template": {"spec": {"nodeSelector": {"gpu": "h100"}}}}
     text = exported(lambda: ranks(), "airflow_pods", project=placed("s3://a/b", one=one))
@@ -431,6 +441,7 @@ def test_pods_have_the_image_and_the_namespace_and_the_template_of_a_place():
     assert "did you mean two?" in refused(lambda: double(1), "airflow_pods", project=two, place="tow")
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("store", "place", "said"),
     [
@@ -461,6 +472,7 @@ def test_a_store_that_pods_do_not_share_is_refused(store, place, said, target):
     assert (claims[target] in text) == ("s3" not in store)
 
 
+@pytest.mark.long
 def test_a_place_of_whole_nodes_is_refused():
     project = placed("s3://a/b", one={"image": "a:1", "instance": "m5.xlarge"})
     said = refused(lambda: double(1), "airflow_pods", project=project)
@@ -531,6 +543,7 @@ def test_a_package_of_kubeflow_has_what_it_can_say_of_a_places_pods():
     assert "".join(said.split()).replace(",)", ")") == "".join(PLACED.split())
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("template", "said"),
     [
@@ -583,6 +596,7 @@ def golden():
     return {"sum": total(found), "first": found[0], "of": File("data.csv")}
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("target", WRITTEN)
 def test_the_file_is_the_golden_one(target):
     secrets = (Secret(variable="TOKEN", secret="service", key="token"),)
@@ -642,6 +656,8 @@ LINES = {
 """Lines of the files for WRITTEN that an edit of the pipeline changes at most, with those that are new and those that are gone."""
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edited_pipeline_changes_few_lines(edit, workshop):
     def files(text):
@@ -675,6 +691,7 @@ def test_an_edited_pipeline_changes_few_lines(edit, workshop):
 # --- The command.
 
 
+@pytest.mark.needs("cpu")
 def test_wrong_options_are_refused_before_anything_is_written(workshop):
     workshop.write(
         "from hooke import pipeline, task\n@task\ndef one():\n    return 1\n@pipeline\ndef job():\n    return one()\n"

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 from datetime import datetime, timedelta, timezone
 
@@ -70,6 +69,7 @@ EXPRESSIONS = st.tuples(
 ).map(" ".join)
 
 
+@pytest.mark.needs("cpu")
 @given(EXPRESSIONS)
 def test_times_are_those_of_another_parser(text):
     error = refusal_of(lambda: parse_cron(text))
@@ -84,9 +84,7 @@ def test_times_are_those_of_another_parser(text):
     assert not set(parsed.expression) - set("0123456789*/,- ")
 
 
-@pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="no systemd-analyze, which is Debian's systemd"
-)
+@pytest.mark.needs("systemd")
 @pytest.mark.parametrize(
     "text",
     [
@@ -211,9 +209,7 @@ def test_a_crontab_line_is_one_shell_command_with_its_percents_escaped():
     assert tuple(words[-len(ODD) :]) == ODD
 
 
-@pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="no systemd-analyze, which is Debian's systemd"
-)
+@pytest.mark.needs("systemd")
 def test_systemd_takes_the_units(tmp_path):
     units = systemd_units(
         schedule(

@@ -41,6 +41,8 @@ def in_this_process(target, wanted, inputs, timeout=None, *options):
     return json.dumps(done.items) if wanted == "--items" else done.reference
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("name", NAMES)
 def test_it_computes_what_the_pipeline_does(shapes, name, monkeypatch):
     text = shapes.export("script", name, shapes.folder / "exported.py")
@@ -59,6 +61,7 @@ def test_it_computes_what_the_pipeline_does(shapes, name, monkeypatch):
         assert "main(n=3)" in text and shapes.value(script["main"](n=2)) == shapes.here(name, n=2)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("name", PLAIN_NAMES)
 def test_without_hooke_it_computes_the_same(shapes, name):
     text = shapes.export("script", name, shapes.folder / "exported.py", flavour="plain")
@@ -111,6 +114,7 @@ JOB = """
 """
 
 
+@pytest.mark.needs("cpu")
 def test_what_functions_use_comes_along_and_nothing_else(workshop):
     """From the file itself, from a module that imports Hooke, and, imported, from one that does not."""
     (workshop.folder / "plain_part.py").write_text("SCALE = 0.5\n\ndef shifted(x):\n    return x + 1\n")
@@ -129,6 +133,7 @@ def test_what_functions_use_comes_along_and_nothing_else(workshop):
     assert "shifted(x)" not in text and "@task" not in text and "@pipeline" not in text
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
@@ -160,6 +165,8 @@ def test_what_needs_hooke_is_refused_with_its_place(workshop, code, reason):
     assert reason in str(error.value)
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_it_runs_as_a_program_by_hooke_exec_and_finds_what_is_stored(shapes):
     shapes.export("script", "chain", shapes.folder / "exported.py")
 

@@ -79,12 +79,14 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.needs("cpu")
 @given(VALUES)
 def test_what_is_written_is_read_back(value):
     again = read_value(written(value))
     assert again == value and type(again) is type(value)
 
 
+@pytest.mark.needs("cpu")
 @given(VALUES.filter(lambda value: not {"(", "<"} & set(repr(value))))
 def test_what_python_shows_of_plain_values_is_read(value):
     assert read_value(repr(value)) == value
@@ -100,6 +102,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.needs("cpu")
 @given(st.integers(0, 10**9), STEPS)
 def test_a_reference_is_a_text(size, path):
     text = reference_text(Ref(DIGEST, size), tuple(path))

@@ -36,6 +36,7 @@ def gone(number):
     return MachineGone(at=float(number), machine=f"m{number}", token=f"f-{number}", how=LONG)
 
 
+@pytest.mark.needs("cpu")
 def test_a_ledger_of_long_reasons_stays_below_what_a_config_map_holds():
     live = LaunchIntended(at=0.0, token="live", reason="")
     records = [FleetWanted(at=0.0, before=0, after=1, by="the test"), live, *map(gone, range(1500))]

@@ -108,7 +108,8 @@ def drive(project, order):
     return Run(project, driver.run)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_on_real_processes_it_grows_and_shrinks(project):
     """Six workers on however few cores there are: they sleep. At the end one is left, though others' processes would live."""
     run = drive(project, RunOrder(pipeline=jobs.naps, params={"items": 60}, workers=(1, 6)))
@@ -120,7 +121,8 @@ def test_on_real_processes_it_grows_and_shrinks(project):
     assert ended.count("the fleet was made smaller") >= 5
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_a_budget_ends_a_real_run_which_goes_on_with_a_larger_one(project):
     order = RunOrder(
         pipeline=jobs.naps,
@@ -207,7 +209,7 @@ def test_at_an_address_of_dask_no_number_of_workers_is_advised(project, workers,
 
 
 def test_where_workers_can_be_started_a_range_is_advised():
-    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster:
         for engine, at in (("ray", "127.0.0.1:6379"), ("dask", cluster), ("dask", None)):
             place = Place_(name="lab", engine=engine, at=at, usd_per_hour=1.0)
             with pytest.raises(UsageError, match="and 'lab' has a fixed one") as refused:

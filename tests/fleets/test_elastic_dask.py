@@ -38,7 +38,7 @@ from hooke.project.pipeline_file import entry_of
 from hooke.running.driver import RunOrder, prepare
 from hooke.running.run import Run
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 PLACES = '[places.paid]\nengine = "dask"\nworkers = [1, 6]\nusd_per_hour = 36.0\n'
 SEATS = 5
@@ -96,6 +96,7 @@ def before_the_end_of_the_last(run):
     )
 
 
+@pytest.mark.long
 def test_one_worker_becomes_eight_and_one_again_and_is_drawn(stand, grown):
     """On however few cores there are: they sleep. Seven are given up while one works on, though their processes would live."""
     assert grown.result() == 160
@@ -122,6 +123,7 @@ def in_time(stand, grown):
     return stand.drive(60, on="dask", workers=(1, 8), wanted=RunTargets(deadline=time.time() + 15.0))
 
 
+@pytest.mark.long
 def test_a_deadline_buys_just_enough(in_time):
     made = of(FleetDecided, in_time)
     assert 1 < max(sizes(in_time)) < 8
@@ -133,6 +135,7 @@ def test_a_deadline_buys_just_enough(in_time):
     assert ended.status == "finished"
 
 
+@pytest.mark.long
 def test_a_budget_ends_the_run_before_it_is_spent(stand):
     # 20 s of one worker, of which its start takes some; five seats alone would take 25.
     run = stand.drive(500, on="paid", wanted=RunTargets(budget_usd=0.2))
@@ -150,6 +153,7 @@ def by_the_way(stand, grown, in_time):
     return curve_of(stand.project.runs, run.id, "nap").law
 
 
+@pytest.mark.long
 def test_its_law_is_that_of_a_measurement_on_purpose(stand, by_the_way):
     params = {"first": 0, "last": 20, "seats": stand.seats}
     order = StudyOrder(
@@ -186,6 +190,7 @@ def plant(project, *, knee):
         journal.append(RunFinished(status="finished"))
 
 
+@pytest.mark.long
 def test_it_stops_at_a_planted_knee_and_says_why(stand, tmp_path):
     (tmp_path / "hooke.toml").write_text("")
     elsewhere = Stand(project=Project.find(tmp_path), seats=stand.seats)
@@ -202,6 +207,7 @@ def cluster_of(workers, **options):
     return LocalCluster(n_workers=workers, **options)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "most"),
     [
@@ -225,6 +231,7 @@ def test_anything_that_scales_is_scaled_and_is_left_as_small_as_it_can_be(tmp_pa
     assert len(of(WorkerStopped, run)) == most - 1
 
 
+@pytest.mark.long
 def test_a_cluster_keeps_what_it_has_until_it_is_known_not_to_be_needed(tmp_path):
     """Two workers of two threads: four items at once. Neither is taken away at the start, though one alone was allowed."""
     (tmp_path / "hooke.toml").write_text("")

@@ -4,13 +4,13 @@ from functools import partial
 
 import pytest
 from tests.fleets import planted
-from tests.support.campaigns import campaign
 from tests.support.simulation.fleet_histories import check_fleet, play_fleet
+from tests.support.sizes import choose_size
 
 from hooke.machines.controller import step
 from hooke.testing.provider_suite import NO_PROVIDER_FAULTS
 
-CAMPAIGN = campaign(__name__)
+HISTORIES = choose_size(sample=100, full=200, soak=5_000)
 FOUND_WITHIN = 250
 PARTS = 20  # processes share them, and none comes near a test's time limit
 IN_THE_UNIT_LOOP = 5
@@ -31,20 +31,20 @@ PLANTED = [
 ]
 
 
+@pytest.mark.needs("cpu")
 def test_some_histories_keep_every_invariant():
     for seed in range(IN_THE_UNIT_LOOP):
         check_fleet(play_fleet(seed))
 
 
-@pytest.mark.campaign
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("part", range(PARTS))
 def test_histories_keep_every_invariant(part):
-    for seed in range(part, CAMPAIGN.size, PARTS):
+    for seed in range(part, HISTORIES, PARTS):
         check_fleet(play_fleet(seed))
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_is_found(bug):
     def play():
@@ -60,6 +60,7 @@ def test_a_seed_replays_to_the_same_trace(seed):
     assert play_fleet(seed).trace == play_fleet(seed).trace
 
 
+@pytest.mark.needs("cpu")
 def test_without_faults_nothing_is_refused_lost_or_found():
     for seed in range(3):
         history = play_fleet(seed, faults=NO_PROVIDER_FAULTS)
@@ -68,7 +69,8 @@ def test_without_faults_nothing_is_refused_lost_or_found():
         assert not any(getattr(record, "found", False) for record in history.ledger)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_every_kind_of_fault_happens():
     kinds = set()
     for seed in range(60):

@@ -119,7 +119,8 @@ def wait(condition, within_s=200.0, process=None):
         time.sleep(0.05)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_a_run_on_eight_rented_machines_that_loses_three_at_once_ends_right_within_its_budget(tmp_path):
     items = 160
     with LambdaServer(tmp_path / "cloud") as cloud:
@@ -174,7 +175,8 @@ def sees_no_key(rented):
     assert not any(key.encode() in each.read_bytes() for each in files)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_without_work_the_fleet_goes_to_zero_by_itself_and_down_ends_it_sooner(tmp_path):
     """Behind a router: machines reach this one only at an address that another process hands on."""
     with LambdaServer(tmp_path / "cloud") as cloud, contextlib.ExitStack() as routers:
@@ -195,7 +197,8 @@ def test_without_work_the_fleet_goes_to_zero_by_itself_and_down_ends_it_sooner(t
         assert not cloud.account.billing()
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_when_its_keeper_is_killed_a_machine_stops_working_and_reap_ends_the_bill(tmp_path):
     """Its worker ends without the scheduler, and the machine powers itself off. The next `hooke fleet reap`, as by cron, ends the bill."""
     with LambdaServer(tmp_path / "cloud") as cloud:
@@ -214,7 +217,8 @@ def test_when_its_keeper_is_killed_a_machine_stops_working_and_reap_ends_the_bil
         sees_no_key(rented)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_a_signal_or_a_price_that_rises_in_between_ends_what_was_rented(tmp_path):
     sent = []
 
@@ -239,7 +243,8 @@ def test_a_signal_or_a_price_that_rises_in_between_ends_what_was_rented(tmp_path
         assert len(cloud.account.launches) == before + 1 and not cloud.account.billing()
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_a_machine_whose_certificate_nobody_renews_powers_itself_off(tmp_path):
     project = Project.at(tmp_path / "head")
     make_authority(project, "pool", valid_s=3600.0)
@@ -266,7 +271,8 @@ def test_a_machine_whose_certificate_nobody_renews_powers_itself_off(tmp_path):
         wait(lambda: not cloud.account.billing())
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_nothing_is_rented_without_consent_or_beyond_the_limits(tmp_path):
     with LambdaServer(tmp_path / "cloud") as cloud:
         rented = Rented(tmp_path, cloud, machines=2)

@@ -111,6 +111,8 @@ def check(gang):
             pass
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("address", LOOPBACKS)
 @pytest.mark.parametrize("ranks", [2, 3, 7])
 def test_ranks_tell_one_another_where_they_listen(ranks, address):
@@ -132,6 +134,8 @@ def test_where_there_is_one_rank_nothing_is_set(monkeypatch):
     assert "TF_CONFIG" not in os.environ
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_a_rank_that_never_comes_is_named():
     with Gang(4) as gang:
         gang.start(0, timeout_s=10)
@@ -144,12 +148,14 @@ def test_a_rank_that_never_comes_is_named():
             assert "rank 0 says: rank 2 of 4 did not come" in gang.end(rank)[1]
 
 
+@pytest.mark.needs("cpu")
 def test_a_rank_0_that_never_comes_is_named():
     with Gang(3) as gang:
         gang.start(1, timeout_s=0.3)
         assert "rank 1 of 3 got no list of all ranks from rank 0 at 127.0.0.1:" in gang.end(1)[1]
 
 
+@pytest.mark.needs("cpu")
 def test_a_rank_that_dies_may_come_again():
     with Gang(3) as gang:
         gang.start(0)
@@ -177,6 +183,7 @@ GARBAGE = [
 ]
 
 
+@pytest.mark.needs("cpu")
 def test_strangers_on_the_port_are_ignored():
     with Gang(3) as gang:
         gang.start(0)
@@ -195,6 +202,7 @@ def test_strangers_on_the_port_are_ignored():
             stranger.close()
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("seed", range(3))
 def test_random_garbage_in_random_pieces(seed):
     chance = random.Random(seed)
@@ -221,6 +229,7 @@ def test_a_message_may_come_in_pieces():
         assert gang.end(0)["cluster"]["worker"][1] == "127.0.0.1:9"
 
 
+@pytest.mark.needs("cpu")
 def test_ranks_that_count_other_numbers_are_told():
     with Gang(3) as gang:
         gang.start(0)
@@ -229,6 +238,7 @@ def test_ranks_that_count_other_numbers_are_told():
             assert "counts 4 ranks, and rank 0 counts 3" in gang.end(rank)[1]
 
 
+@pytest.mark.needs("cpu")
 def test_two_processes_of_one_rank_are_told():
     with Gang(3) as gang:
         gang.start(0)

@@ -7,7 +7,7 @@ import pytest
 from hooke.journal.events import AttemptFailed, AttemptStarted
 from hooke.pipeline import node_state, retries
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 TOLERANCE = 1e-5
 """Of weights below 1, after 28 steps of Adam: sums of gradients are rounded in another order with another number of ranks."""
@@ -146,6 +146,7 @@ def check_weights(found, usual):
     assert max(abs(found[name] - usual[name]).max() for name in usual) < TOLERANCE
 
 
+@pytest.mark.long
 def test_it_begins_with_one_rank_grows_to_two_and_reads_what_two_read(workshop, monkeypatch):
     monkeypatch.setattr(node_state, "SETTLED_S", 0.5)
     workshop.write(JOB)
@@ -163,6 +164,7 @@ def test_it_begins_with_one_rank_grows_to_two_and_reads_what_two_read(workshop, 
     check_weights(found, usual)
 
 
+@pytest.mark.long
 def test_a_killed_rank_without_a_place_left_goes_on_with_one(workshop, monkeypatch):
     monkeypatch.setattr(node_state, "SETTLED_S", 10_000.0)
     monkeypatch.setattr(retries, "BASE_S", 5.0)  # meanwhile the other task takes a place

@@ -5,7 +5,7 @@ import pytest
 
 from hooke.journal.events import AttemptFailed
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 JOB = """
     import os
@@ -63,6 +63,7 @@ JOB = """
 """
 
 
+@pytest.mark.long
 def test_a_rank_that_is_killed_changes_no_bit_of_the_weights(workshop):
     workshop.write(JOB)
     plain = workshop.run(on="local", workers=3)

@@ -51,6 +51,8 @@ def in_order(parts: list[list[list[int]]]) -> list[int]:
     return order
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("workers", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_ranks_and_loader_processes_do_not_change_the_order(ranks, workers):
@@ -68,6 +70,8 @@ def test_ranks_and_loader_processes_do_not_change_the_order(ranks, workers):
     assert sorted(alone) == list(range(N))
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_state_is_where_the_loop_is_although_more_was_read(workers):
     whole = numbers(loader())
@@ -89,6 +93,7 @@ def loader_at(epoch: int):
     return made
 
 
+@pytest.mark.needs("cpu")
 def test_another_number_of_ranks_goes_on_in_the_same_order():
     alone = [row for batch in shuffled().batches() for row in batch["number"].tolist()]
     first = [loader(rank, 2) for rank in range(2)]
@@ -110,6 +115,8 @@ def test_another_number_of_ranks_goes_on_in_the_same_order():
     assert done + tail == alone
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("options", [{}, {"workers": 2}, {"workers": 2, "persistent_workers": True}])
 def test_epochs_follow_one_another_and_one_that_was_left_goes_on(options):
     wanted = [numbers(map(same, shuffled().batches(epoch))) for epoch in range(3)]
@@ -132,6 +139,7 @@ def same(batch):
     return TrainingBatch(batch, 1.0, 0, 0, 0)
 
 
+@pytest.mark.needs("cpu")
 def test_a_state_at_the_end_of_an_epoch_begins_the_next(caplog):
     """Of a loader whose epoch has fewer steps, because the tail joins the batch before it."""
     data = Shuffled(np.arange(131), seed=0, batch=64)
@@ -148,6 +156,7 @@ def test_a_state_at_the_end_of_an_epoch_begins_the_next(caplog):
     assert (one.epoch, len(caplog.records)) == (2, 1)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("workers", [0, 3])
 def test_the_dataset_works_in_a_loader_of_pytorch(workers):
     from torch.utils.data import DataLoader
@@ -162,6 +171,7 @@ def test_the_dataset_works_in_a_loader_of_pytorch(workers):
     assert numbers(plain) == numbers(loader_at(2))[7:]
 
 
+@pytest.mark.needs("cpu")
 def test_it_draws_nothing_from_the_global_random_numbers():
     """A loop that is resumed in an epoch makes another iterator, and must draw the same numbers as one that is not."""
     import torch
@@ -178,6 +188,7 @@ def test_the_ranks_are_those_of_the_gang(monkeypatch):
     assert numbers(loader(None, None)) == numbers(loader(1, 3))
 
 
+@pytest.mark.needs("cpu")
 def test_weighted_losses_of_unequal_parts_average_to_that_of_the_global_batch():
     """Gradients of the mean over the ranks equal those of one process to 2e-7 relative: float32 sums in another order."""
     import torch
@@ -234,6 +245,7 @@ def test_what_has_no_tensor_stays_as_it_is(batch):
     assert tensors_of({"column": batch})["column"] is batch
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     "make", [dict, pd.DataFrame, pl.DataFrame, pa.table], ids=["dict", "pandas", "polars", "arrow"]
 )
@@ -255,6 +267,7 @@ def test_a_table_becomes_tensors_by_column(make, workers):
     assert sorted(seen) == list(range(N))
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     "options", [{}, {"num_workers": 2}, {"num_workers": 2, "multiprocessing_context": "forkserver"}]
 )
@@ -275,6 +288,7 @@ def squared(batch):
     return {"square": batch["number"] ** 2, "reader": os.getpid()}
 
 
+@pytest.mark.needs("cpu")
 def test_a_transform_runs_where_the_batch_is_read():
     for workers in (0, 1):
         for batch, plain in zip(loader(workers=workers, transform=squared), loader(), strict=True):
@@ -289,6 +303,7 @@ def noisy(batch):
     return {"number": batch["number"], "noise": np.array(noise)}
 
 
+@pytest.mark.needs("cpu")
 def test_random_numbers_of_a_transform_belong_to_the_step_and_the_rank():
     import torch
 
@@ -321,6 +336,7 @@ def as_tensors(batch):
     }
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_transform_may_make_any_tensors(workers):
     import torch
@@ -332,12 +348,8 @@ def test_a_transform_may_make_any_tensors(workers):
     assert torch.equal(batch.data["large"][:, 7] * 2, batch.data["number"].float())
 
 
-@pytest.mark.gpu
+@pytest.mark.needs("gpu")
 def test_batches_are_pinned_where_there_is_a_gpu():
-    import torch
-
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU that PyTorch can use")
     for batch in loader(workers=1, pin_memory=True):
         assert batch.data["half"].is_pinned()
         assert isinstance(batch.weight, float)
@@ -350,6 +362,8 @@ def fails(batch):
     raise ValueError("a row that cannot be read")
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_an_error_in_a_loader_process_is_that_of_the_loop():
     with pytest.raises(ValueError, match="a row that cannot be read"):
         list(loader(workers=2, transform=fails))

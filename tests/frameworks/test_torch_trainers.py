@@ -5,13 +5,14 @@ import pytest
 
 from hooke.data import Shuffled
 
-pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # of the libraries
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.filterwarnings("ignore")]  # of the libraries
 
 N, BATCH, EPOCHS = 70, 16, 2
 X = np.random.default_rng(0).normal(size=(N, 3)).astype(np.float32)
 ROWS = {"number": np.arange(N), "x": X, "y": X[:, :1] * 2}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_trainer_of_transformers_takes_the_loader(workers, tmp_path):
     import torch

@@ -11,7 +11,7 @@ from hooke import HookeError, UsageError
 from hooke.base.errors import CorruptObject
 
 pytestmark = [
-    pytest.mark.heavy,
+    pytest.mark.needs("processes"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork"),
 ]
@@ -31,6 +31,7 @@ def equal(one, other) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.long
 def test_one_process_goes_on_bit_equal_from_any_step(tmp_path):
     from tests.frameworks.torch_ranks import trained
 
@@ -44,6 +45,7 @@ def test_one_process_goes_on_bit_equal_from_any_step(tmp_path):
         assert equal(again, weights)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("wrap", "ranks"), [("ddp", 2), ("fsdp", 3)])
 def test_ranks_go_on_bit_equal(ranks, wrap, tmp_path):
     from tests.frameworks.torch_ranks import run_ranks, trained
@@ -72,6 +74,7 @@ def test_ranks_learn_what_one_process_learns(wrap, tmp_path):
         assert sorted(batch) == sorted(row for part in parts for row in part)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wrap", ["ddp", "fsdp"])
 def test_another_number_of_ranks_goes_on_in_the_same_order(wrap, tmp_path, caplog):
     """From two ranks to one: the same rows follow, and what is random is drawn anew, in the same way each time."""
@@ -157,14 +160,12 @@ def test_a_rank_has_the_first_of_its_gpus(monkeypatch):
         assert device() == torch.device("cuda", index) == chosen[-1]
 
 
-@pytest.mark.gpu
+@pytest.mark.needs("gpu")
 def test_random_numbers_of_the_gpu_go_on(tmp_path):
     import torch
 
     from hooke.frameworks.torch import Checkpoint, device, set_seed
 
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU that PyTorch can use")
     here = device()
     set_seed(3)
     model = torch.nn.Linear(2, 2).to(here)
@@ -314,6 +315,7 @@ def test_ranks_that_save_different_steps_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_loader_process_that_dies_is_told():
     from tests.frameworks.torch_ranks import loses_a_loader_process, run_ranks
 

@@ -1,5 +1,6 @@
 """Pages: what is used is never taken, equal prefixes share, and what was used least recently goes first."""
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -51,7 +52,7 @@ class Pool(RuleBasedStateMachine):
         assert self.pool.free == PAGES - len({page for pages in self.requests for page in pages})
 
 
-TestPool = Pool.TestCase
+TestPool = pytest.mark.needs("cpu")(Pool.TestCase)
 TestPool.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 

@@ -58,6 +58,7 @@ def test_an_answer_of_a_replica_that_is_gone_changes_nothing():
     assert len(router) == 2
 
 
+@pytest.mark.needs("cpu")
 @given(
     st.lists(
         st.tuples(st.text("abc", min_size=1, max_size=5), st.integers(1, 500), st.booleans()), max_size=60
@@ -89,6 +90,7 @@ def test_loads_are_what_is_not_answered_and_none_exceeds_its_bound(prompts, repl
         assert loads == [router.load(replica) for replica in range(replicas)]
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.text("ab", min_size=1, max_size=6)), st.integers(1, 5))
 def test_a_memory_has_whole_beginnings_only(prompts, blocks):
     memory = BlockMemory(blocks)
@@ -101,6 +103,8 @@ def test_a_memory_has_whole_beginnings_only(prompts, blocks):
     assert all(shorter in kept for longer in kept for shorter in [longer[:-1]] if shorter)
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("share", [0.01, 0.1, 1.0])
 def test_recorded_conversations_find_what_one_memory_of_all_would(share):
     """The bar for all fleets is in benchmarks/records/generation.json; here it is the first part of the trace and the middle one."""

@@ -101,6 +101,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.needs("cpu")
 @given(
     prompt=JSON,
     numbers=st.fixed_dictionaries(
@@ -249,6 +250,7 @@ def test_an_idle_fleet_sends_what_only_begins_alike_to_memory_that_is_free():
     assert all(it.router.memory(name) == 64 for name in "ab")
 
 
+@pytest.mark.needs("cpu")
 def test_what_clients_send_takes_bounded_memory(monkeypatch):
     monkeypatch.setattr(prompt_balancer, "MOST_SESSIONS", 50)
     monkeypatch.setattr(prompt_balancer, "MOST_OPEN", 60)
@@ -274,6 +276,7 @@ def test_what_clients_send_takes_bounded_memory(monkeypatch):
     assert sum(it.router.memory(name) for name in "abc") <= 300
 
 
+@pytest.mark.needs("cpu")
 @given(st.integers(0, 2**32))
 def test_the_account_of_any_history(seed):
     """Requests, reports, losses, repeated ids, replicas that come and go: loads are what was reported and what is on its way."""
@@ -418,6 +421,7 @@ def test_the_least_squares_have_no_part_below_0(seed):
     assert rows @ found == pytest.approx(rows @ law, rel=0.05, abs=1e-6)
 
 
+@pytest.mark.needs("cpu")
 def test_a_slow_replica_is_steered_around():
     """One of four is ten times slower, at three quarters of the load that they bear together."""
     waits = TokenFleet([1, 1, 1, 10], seed=3).run(seconds=40, of_capacity=0.75)

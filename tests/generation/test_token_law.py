@@ -33,6 +33,7 @@ def windows(
     return made
 
 
+@pytest.mark.needs("cpu")
 def test_the_law_finds_what_made_the_steps_and_its_intervals_contain_it():
     covered = []
     for seed in range(12):

@@ -3,13 +3,13 @@
 import pytest
 from benchmarks.generation import batches, lengths
 from tests.generation.simulated import play
-from tests.support.campaigns import campaign
+from tests.support.sizes import choose_size
 
 from hooke import UsageError
 from hooke.generation.page_pool import PagePool
 from hooke.generation.token_scheduler import TokenLimits, TokenRequest, TokenScheduler
 
-CAMPAIGN = campaign(__name__)
+HISTORIES = choose_size(sample=32, full=64, soak=10_000)
 
 
 def scheduler(
@@ -37,12 +37,13 @@ def pieces(step) -> list[tuple[int, int]]:
 PARTS = 4
 
 
-@pytest.mark.campaign
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_histories(part):
     """No request starves, no page is lost or used twice, limits hold, and the least urgent gives way."""
-    seen = [play(seed) for seed in range(part, CAMPAIGN.size, PARTS)]
+    seen = [play(seed) for seed in range(part, HISTORIES, PARTS)]
     assert sum(each.answered for each in seen) > 10 * len(seen)
     for what in ("cancelled", "expired", "evictions", "reused", "resumed"):
         assert sum(getattr(each, what) for each in seen), what
@@ -213,6 +214,7 @@ def test_what_can_never_be_answered_is_refused():
         TokenLimits(slots=9, step_tokens=8, context=10)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(("name", "slots", "bound"), [("conversation", 8, 1.9), ("code", 8, 3.7)])
 def test_the_gain_over_static_batches_is_near_what_the_lengths_allow(name, slots, bound):
     """The bar for all of both traces is in benchmarks/records/generation.json; this is a part of them."""

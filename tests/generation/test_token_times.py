@@ -87,6 +87,8 @@ def test_a_law_without_noise_and_doubt_foretells_exactly():
     assert found.interval == pytest.approx((found.value, found.value))
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_intervals_hold_for_lengths_and_loads_that_the_law_has_not_seen():
     """A sample of `make soak-token-laws`, whose record has the coverage; here what a broken law would fail."""
     engine, chance = ENGINES["jitter"], np.random.default_rng(3)

@@ -13,39 +13,20 @@ from pathlib import Path
 
 import pytest
 from tests.house import snippets
+from tests.support.needs import skip_without
+from tests.support.pythons import RUNNING, VERSIONS, find_python
 
 from hooke.base.distributions import DISTRIBUTION, HOOKE_VERSION
+from hooke.engines.remote.handshake import unpack_tar
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHONS = ["3.11", "3.12", "3.13", "3.14", "3.15"]
 MOST_BYTES = 250_000_000
 """What a user without any extra has on the disk: Hooke, all that it brings, and their bytecode."""
 OFFLINE = re.compile(
     r"NewConnectionError|NameResolutionError|ConnectTimeout|Temporary failure in name|Network is unreach"
 )
 
-pytestmark = pytest.mark.heavy
-
-
-def interpreter(version: str) -> str | None:
-    """A Python of this version that makes environments: this one, or one on PATH or among pyenv's or uv's."""
-    name = f"python{version}"
-    candidates = [sys.executable] if version == f"{sys.version_info.major}.{sys.version_info.minor}" else []
-    candidates += [str(Path(folder, name)) for folder in os.environ.get("PATH", "").split(os.pathsep)]
-    for installed in (
-        Path.home() / ".pyenv" / "versions",
-        Path.home() / ".local" / "share" / "uv" / "python",
-    ):
-        candidates += [str(path / "bin" / name) for path in sorted(installed.glob(f"*{version}.*"))]
-    ask = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
-    for each in candidates:
-        if not os.access(each, os.X_OK):
-            continue
-        # pyenv's shims are on PATH for versions that are not chosen, too, and fail.
-        done = subprocess.run([each, "-I", "-c", ask], capture_output=True, text=True, check=False)
-        if done.stdout.strip() == version:
-            return each
-    return None
+pytestmark = pytest.mark.needs("processes")
 
 
 def tracked() -> list[str]:
@@ -53,7 +34,7 @@ def tracked() -> list[str]:
     try:
         done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("not a git checkout, so nothing says which files are the project's")
+        skip_without("git")
     return [name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
@@ -69,7 +50,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (copy / place / ".hooke" / "runs" / "kept").write_text("results", "utf-8")
     build("sdist", copy, out)
     with tarfile.open(sdist(out)) as archive:
-        archive.extractall(out / "unpacked", filter="data")
+        unpack_tar(archive, out / "unpacked")
     (unpacked,) = (out / "unpacked").iterdir()
     build("wheel", unpacked, out)
     return out
@@ -94,6 +75,7 @@ def wheel(out: Path) -> Path:
     return out / f"{DISTRIBUTION.replace('-', '_')}-{HOOKE_VERSION}-py3-none-any.whl"
 
 
+@pytest.mark.long
 def test_the_wheel_has_the_package_and_nothing_else(built: Path) -> None:
     with zipfile.ZipFile(wheel(built)) as archive:
         names = set(archive.namelist())
@@ -123,13 +105,22 @@ def test_the_sdist_has_what_tests_and_docs_need_and_no_results(built: Path) -> N
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("version", PYTHONS)
+@pytest.mark.parametrize(
+    "version",
+    [
+        RUNNING,
+        *(
+            pytest.param(version, marks=[pytest.mark.needs(f"python{version}"), pytest.mark.long])
+            for version in VERSIONS
+            if version != RUNNING
+        ),
+    ],
+)
 def test_the_first_minute_of_the_readme_in_an_empty_environment(
     built: Path, tmp_path: Path, version: str
 ) -> None:
-    python = interpreter(version)
-    if python is None:
-        pytest.skip(f"there is no Python {version} on this machine that makes environments")
+    python = find_python(version)
+    assert python is not None
     whole = python == sys.executable  # elsewhere without bytecode, which takes seconds to make
     subprocess.run([python, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
     commands = tmp_path / "env" / "bin"
@@ -145,7 +136,7 @@ def test_the_first_minute_of_the_readme_in_an_empty_environment(
         check=False,
     )
     if installed.returncode and OFFLINE.search(installed.stderr):
-        pytest.skip("pip reaches no index from here")
+        skip_without("package index")
     assert installed.returncode == 0, installed.stderr
 
     (site,) = (tmp_path / "env").glob("lib/python*/site-packages")

@@ -1,6 +1,7 @@
 """Every snippet of README.md and docs/ runs, and shows what it says it shows."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,42 @@ RUNNABLE = [
     if "_build" not in page.parts
     and any(block.language in {"python", "console"} for block in snippets.blocks_of(page.read_text("utf-8")))
 ]
+
+LONG = {
+    "docs/how-to/bench.md",
+    "docs/how-to/curve.md",
+    "docs/how-to/dask.md",
+    "docs/how-to/export.md",
+    "docs/how-to/fleets.md",
+    "docs/how-to/gangs.md",
+    "docs/how-to/large-features.md",
+    "docs/how-to/measure.md",
+    "docs/how-to/measure-language-models.md",
+    "docs/how-to/models.md",
+    "docs/how-to/plan.md",
+    "docs/how-to/ray.md",
+    "docs/how-to/rent.md",
+    "docs/how-to/reproduce.md",
+    "docs/how-to/rerun.md",
+    "docs/how-to/search.md",
+    "docs/how-to/serve.md",
+    "docs/how-to/shuffle.md",
+    "docs/how-to/train.md",
+}
+"""Pages that cost more than their share of `make test`."""
+
+
+def page_name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def marks_of(page: Path) -> list[pytest.MarkDecorator]:
+    marks = [pytest.mark.long] if page_name(page) in LONG else []
+    return (
+        [*marks, pytest.mark.needs("curl")]
+        if re.search(r"^\$ .*\bcurl ", page.read_text("utf-8"), re.MULTILINE)
+        else marks
+    )
 
 
 def environment() -> dict[str, str]:
@@ -62,9 +99,13 @@ def end_what_is_left(folder: Path) -> None:
             continue
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=marks_of(page)) for page in RUNNABLE],
+    ids=map(page_name, RUNNABLE),
+)
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     shutil.copytree(
         ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns(".hooke", "__pycache__")
@@ -91,7 +132,8 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.needs("cpu")
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_what_is_not_run_says_why(page: Path) -> None:
     for block in snippets.blocks_of(page.read_text("utf-8")):
         if block.language == "python" and block.words:

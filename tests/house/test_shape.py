@@ -10,18 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.slow_tests import TESTS, slow_tests
+from tests.support.needs import skip_without
 
 import hooke
 import hooke.testing
 from hooke.base.distributions import DISTRIBUTION, HOOKE_VERSION
 
-FILE_LINES = 800
 FUNCTION_LINES = 50
 MODULES_IN_A_FOLDER = 25
 SHARE_OF_A_FOLDER = 1 / 8
-FILES = 557
-"""Those of the house when it was relaid, fewer than 400, and those of subjects that came later: data, images, Kubernetes, exports, rented machines, pages, language models."""
 FORBIDDEN_FILES = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "manager.py", "misc.py"}
 PRIVATE = re.compile(
     r"/(?:root|work)/\w"  # a path of somebody's machine
@@ -37,31 +34,6 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (function.end_lineno or 0) - function.lineno + 1 - docstring
 
 
-def test_files_keep_one_subject(sources: list[Path], root: Path) -> None:
-    long = {
-        str(path.relative_to(root)): n
-        for path in [*sources, *TESTS.rglob("*.py")]
-        if (n := len(path.read_text("utf-8").splitlines())) >= FILE_LINES
-    }
-    assert not long, f"files of {FILE_LINES} lines or more: does each still have one subject? {long}"
-
-
-def test_modules_are_few_and_full(sources: list[Path]) -> None:
-    assert len(sources) < FILES, f"{len(sources)} files: widen a module before you add one"
-
-
-def test_each_slow_test_is_there() -> None:
-    texts = {
-        path: (TESTS / path).read_text("utf-8") for path in {name.partition("::")[0] for name in slow_tests()}
-    }
-    gone = []
-    for name in slow_tests():
-        path, *classes, function = name.split("::")
-        if not any(words in texts[path] for words in (f"def {function}(", *(f"{one} = " for one in classes))):
-            gone.append(name)
-    assert not gone, "python -m tests.support.slow_tests RESULTS.xml writes the list anew"
-
-
 def test_folders_can_be_read_at_a_glance(sources: list[Path], root: Path) -> None:
     """No folder has more modules beside one another, or more of all lines, than a reader takes in."""
     modules = Counter(path.parent.relative_to(root) for path in sources)
@@ -74,6 +46,7 @@ def test_folders_can_be_read_at_a_glance(sources: list[Path], root: Path) -> Non
     assert not {name: n for name, n in lines.items() if n > most}
 
 
+@pytest.mark.needs("cpu")
 def test_a_name_stands_for_one_class(trees: dict[Path, ast.Module], root: Path) -> None:
     """Who searches for a public class finds one."""
     places: dict[str, list[str]] = {}
@@ -109,6 +82,7 @@ def test_the_architecture_page_lists_every_folder(root: Path) -> None:
     assert order == sorted(order), "ARCHITECTURE.md draws the folders in another order than the contract"
 
 
+@pytest.mark.needs("cpu")
 def test_a_module_binds_a_constant_once(trees: dict[Path, ast.Module], root: Path) -> None:
     """A second one of the same name, as a merge may leave, changes what the first one's users read."""
     twice: list[str] = []
@@ -125,6 +99,7 @@ def test_a_module_binds_a_constant_once(trees: dict[Path, ast.Module], root: Pat
     assert not twice
 
 
+@pytest.mark.needs("cpu")
 def test_functions_fit_a_screen(nodes: dict[Path, list[ast.AST]], root: Path) -> None:
     long = [
         f"{path.relative_to(root)}:{node.lineno} {node.name}: {body_lines(node)} lines"
@@ -153,6 +128,7 @@ def test_every_package_has_a_charter(root: Path) -> None:
         assert "mports" in charter, f"{init}: say what {folder.name} may import"
 
 
+@pytest.mark.needs("cpu")
 def test_every_module_names_what_is_public(trees: dict[Path, ast.Module], root: Path) -> None:
     def has_all(tree: ast.Module) -> bool:
         defines = any(
@@ -170,6 +146,7 @@ def test_every_module_names_what_is_public(trees: dict[Path, ast.Module], root: 
     assert not missing, f"public functions or classes, but no __all__: {missing}"
 
 
+@pytest.mark.needs("cpu")
 def test_nothing_imports_the_root_package(nodes: dict[Path, list[ast.AST]], root: Path) -> None:
     """`import hooke` is lazy for users; inside, each name is imported from where it is made."""
 
@@ -191,13 +168,14 @@ def tracked_texts(root: Path) -> Iterator[tuple[str, str]]:
     try:
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("not a git checkout, so nothing says which files are the project's")
+        skip_without("git")
     for name in filter(None, listed.decode().split("\0")):
         path = root / name
         if path.is_file() and path.stat().st_size < 1 << 20:
             yield name, path.read_bytes().decode("utf-8", "replace")
 
 
+@pytest.mark.needs("cpu")
 def test_no_file_names_a_machine_or_a_registry(root: Path) -> None:
     found = [
         f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match.group()}"
@@ -211,6 +189,7 @@ INSTALLED = re.compile(r"""pip3? install [^\n`;{]*?["' ]hooke(?!-ml)(?![\w.-])|\
 """A command that would install another project: `hooke` is its name in the index."""
 
 
+@pytest.mark.needs("cpu")
 def test_every_command_installs_this_project(root: Path, nodes: dict[Path, list[ast.AST]]) -> None:
     found = [
         f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match.group()}"

@@ -28,11 +28,13 @@ def test_import_hooke_loads_nothing_heavy() -> None:
     assert not loaded_after("import hooke") & HEAVY
 
 
+@pytest.mark.needs("cpu")
 def test_help_loads_nothing_heavy() -> None:
     code = "from hooke.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert not stop.code"
     assert not loaded_after(code) & HELP_HEAVY
 
 
+@pytest.mark.needs("cpu")
 def test_hooke_run_loads_no_server() -> None:
     assert not loaded_after("import hooke.cli.verbs.run") & {
         "asyncio",
@@ -44,6 +46,7 @@ def test_hooke_run_loads_no_server() -> None:
     }
 
 
+@pytest.mark.needs("cpu")
 def test_import_hooke_has_no_side_effect() -> None:
     code = (
         "import threading, os\n"
@@ -54,7 +57,8 @@ def test_import_hooke_has_no_side_effect() -> None:
     loaded_after(code)
 
 
-@pytest.mark.heavy  # nine processes, most of which load the laws
+@pytest.mark.long
+@pytest.mark.needs("processes")  # nine processes, most of which load the laws
 @pytest.mark.parametrize(
     "name", ["task", "pipeline", "run", "Run", "measure", "Study", "plan", "Plan", "File"]
 )
@@ -62,6 +66,7 @@ def test_public_names_are_reached_lazily(name: str) -> None:
     loaded_after(f"import hooke\nassert {name!r} in hooke.__all__ and {name!r} in dir(hooke)\nhooke.{name}")
 
 
+@pytest.mark.needs("cpu")
 def test_an_unknown_name_is_an_attribute_error() -> None:
     loaded_after(
         "import hooke\ntry:\n    hooke.nothing\nexcept AttributeError as e:\n    assert 'nothing' in str(e)"
@@ -75,6 +80,8 @@ EXTRAS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_every_verb_and_public_name_is_there_without_any_extra():
     """A missing extra is named when it is needed, and does not hide a verb's help."""
     code = f"""

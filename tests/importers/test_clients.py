@@ -11,7 +11,7 @@ from tests.importers.conftest import brought, content, table
 
 from hooke.importers.landing import run_id
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -55,6 +55,7 @@ def same_as_logged(run, steps_by):
     return len(losses)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ending", [(), ("kill",)], ids=["closed", "killed"])
 def test_neptune_scale(written, project, ending):
     folder = written("scale", *ending)
@@ -76,6 +77,7 @@ def test_neptune_scale(written, project, ending):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ending", [(), ("kill",)], ids=["closed", "killed"])
 def test_the_classic_client(written, project, ending):
     """Killed, it loses what it had buffered: what is in the file is what comes, and how much is missing is said."""

@@ -13,7 +13,7 @@ from tests.importers.test_logs import NOW, classic, floats, point, scale, update
 
 from hooke.project.folder import Project
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(600)]
 
 flips = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4)
 some = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -118,6 +118,7 @@ FIELDS = [
 ]
 
 
+@pytest.mark.long
 @given(
     st.sampled_from(KINDS),
     st.dictionaries(st.sampled_from(FIELDS), values, max_size=3),

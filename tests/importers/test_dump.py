@@ -299,7 +299,8 @@ values = st.floats(allow_nan=False)
 times = st.integers(0, 4 * 10**12)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @given(
     points=st.lists(st.tuples(st.sampled_from("ab"), values, steps, times), min_size=1, max_size=30),
     texts=st.lists(st.tuples(st.text(), steps), max_size=8),

@@ -173,6 +173,7 @@ def test_every_operation_of_the_classic_client(tmp_path, project):
     assert "is unknown" in run._view().ended.message
 
 
+@pytest.mark.needs("cpu")
 def test_a_value_without_a_step_has_the_step_after_the_last_one_of_its_series(tmp_path, project):
     """Also where the values before it were written in an earlier batch."""
     png = base64.b64encode(b"\x89PNG...").decode()
@@ -320,6 +321,7 @@ def test_a_file_that_is_gone_may_be_skipped(tmp_path, project):
 UPLOAD = {"ext": "txt", "tmp_file_name": None}
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("skip_missing", [False, True])
 @pytest.mark.parametrize(
     "operation",

@@ -31,6 +31,7 @@ def ends(tmp_path, whole) -> list[int]:
     return out
 
 
+@pytest.mark.needs("cpu")
 def test_a_tail_torn_at_every_byte_is_cut_and_reported(tmp_path, whole, ends):
     path = tmp_path / "driver.journal"
     for size in range(len(whole)):
@@ -51,6 +52,7 @@ def test_a_tail_torn_at_every_byte_is_cut_and_reported(tmp_path, whole, ends):
         assert segment.torn is None
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
 def test_every_damaged_byte_is_found(tmp_path, whole, ends, mask):
     path = tmp_path / "driver.journal"

@@ -79,6 +79,7 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
         Journal.create(tmp_path / "file" / "run", "driver")
 
 
+@pytest.mark.needs("cpu")
 def test_a_limit_on_file_sizes_is_a_short_write(tmp_path):
     code = """
 import resource, sys

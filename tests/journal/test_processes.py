@@ -37,6 +37,7 @@ def writer(folder, segment="driver", durable="group", first=1, last=10**9) -> su
     return subprocess.Popen([str(arg) for arg in args], stdout=subprocess.PIPE)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("durable", ["group", "each", "none"])
 def test_kill_9_loses_no_returned_event(tmp_path, durable):
     numbers = []
@@ -57,6 +58,7 @@ def test_kill_9_loses_no_returned_event(tmp_path, durable):
         assert segment.torn is None or len(numbers) == returned[-1]
 
 
+@pytest.mark.needs("cpu")
 def test_each_forked_process_has_a_segment_of_its_own(tmp_path):
     code = """
 import os, sys
@@ -98,6 +100,7 @@ journal.close()
     assert by["driver"] == ["parent", "parent"]
 
 
+@pytest.mark.needs("cpu")
 def test_a_fork_while_another_thread_appends_does_not_hang(tmp_path):
     code = """
 import os, sys, threading
@@ -131,6 +134,7 @@ stop.set()
     assert {event.by for event in segments[0].events} == {"thread"}
 
 
+@pytest.mark.needs("cpu")
 def test_a_child_does_not_keep_the_parents_segment_locked(tmp_path):
     code = """
 import os, sys, time
@@ -165,6 +169,7 @@ time.sleep(60)
 # -- following ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs("cpu")
 def test_two_followers_see_all_events_of_several_processes(tmp_path):
     folder = tmp_path / "run"
     done = threading.Event()
@@ -241,6 +246,7 @@ def test_a_follower_tells_what_came_before_damage(tmp_path):
     assert seen == [call_event(1)]
 
 
+@pytest.mark.needs("cpu")
 def test_an_idle_follower_sleeps(tmp_path):
     with Journal.create(tmp_path, "driver"):
         deadline = time.monotonic() + 0.5

@@ -25,6 +25,7 @@ from hooke.journal.reader import SegmentReader, last_event, read
 from hooke.journal.writer import Journal
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(any_event(), max_size=8), st.sampled_from(["group", "each", "none"]))
 def test_what_is_appended_is_read_back(written, durable):
     with tempfile.TemporaryDirectory() as name:

@@ -418,6 +418,7 @@ def test_a_task_that_was_never_timed_makes_the_others_no_estimate():
     assert view.remaining(160.0).untimed == ("fit",)
 
 
+@pytest.mark.needs("cpu")
 def test_counts_add_up_over_random_histories():
     """Chunks that start, finish, fail in the middle, are retried and found, in any order: every item is counted once."""
     for seed in range(150):
@@ -541,6 +542,7 @@ def test_a_journal_of_before_there_were_second_attempts_is_read():
     assert msgspec.convert(old, AttemptStarted).twin_of is None
 
 
+@pytest.mark.needs("cpu")
 def test_a_map_of_a_million_items_costs_its_attempts():
     view = RunView.fold([BEGUN, NodePlanned(node=0, task="f", key="a", kind="map", items=1_000_000)])
     chunks = list(range(0, 1_000_000, 50))

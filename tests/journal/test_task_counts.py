@@ -270,6 +270,8 @@ def longest_chain_s(view: RunView, now: float) -> float:
     return max(ends.values(), default=0.0)
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @given(st.integers(0, 2**64))
 @settings(max_examples=400)
 def test_rows_are_what_all_nodes_say(seed):
@@ -294,6 +296,7 @@ def test_rows_are_what_all_nodes_say(seed):
         assert {name: getattr(row, name) for name in expected} == expected
 
 
+@pytest.mark.needs("cpu")
 @given(st.integers(0, 2**64))
 @settings(max_examples=200)
 def test_a_view_for_rows_alone_says_what_one_of_all_nodes_says(seed):
@@ -368,6 +371,7 @@ def call(view: RunView, number: int, *, seconds: float = 1.0) -> None:
     view.apply(AttemptFinished(**span, at=102.0, ref=ref(number), seconds=seconds))
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("changed", [0, 3])
 def test_a_snapshot_costs_what_changed_and_not_the_nodes(changed):
     costs = []
@@ -404,6 +408,7 @@ def test_the_longest_chain_of_a_large_graph_is_looked_for_now_and_then():
     assert view.remaining(102.0).seconds == pytest.approx((nodes - 3) * 3.0)
 
 
+@pytest.mark.needs("cpu")
 def test_the_longest_chain_is_looked_for_again_when_much_of_it_is_found_at_once():
     nodes = 8 * CHAIN_SMALL
     view = RunView.fold([BEGUN, CapacityChanged(at=100.0, slots=100, cpus=100.0)])

@@ -34,6 +34,7 @@ histories = st.builds(
 )
 
 
+@pytest.mark.needs("cpu")
 @given(histories)
 def test_every_item_counts_once_and_rows_do_not_overlap(history):
     events = history.play()
@@ -52,6 +53,7 @@ def test_every_item_counts_once_and_rows_do_not_overlap(history):
         assert row.n == slots[-1]
 
 
+@pytest.mark.needs("cpu")
 @given(
     st.integers(1, 6),
     st.floats(0.05, 2.0),
@@ -69,6 +71,7 @@ def test_equal_items_give_the_rate_that_they_were_made_with(n, seconds, chunk, p
         )
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(any_event(), max_size=30))
 def test_any_events_at_all_are_read(events):
     begun = RunStarted(run="r", pipeline="p", entry="f.py:p")

@@ -52,7 +52,10 @@ def is_heavy(row):
 
 def named(rows):
     """The rows' names as parameters, the heavy ones marked."""
-    return [pytest.param(name, marks=[pytest.mark.heavy] * is_heavy(row)) for name, row in rows.items()]
+    return [
+        pytest.param(name, marks=[pytest.mark.needs("processes")] * is_heavy(row))
+        for name, row in rows.items()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -70,18 +73,21 @@ def keys(tmp_path_factory):
     return lambda name: computed(is_heavy((MUST_MOVE | MUST_STAY)[name]))[name]
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("row", named(MUST_MOVE))
 def test_an_edit_that_can_change_the_answer_moves_the_key(keys, row):
     (before, _), (after, _) = keys(row)
     assert before != after
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("row", named(MUST_MOVE))
 def test_a_walk_that_does_not_follow_the_way_there_misses_the_edit(keys, row):
     (_, before), (_, after) = keys(row)
     assert before == after, f"the row {row!r} proves nothing about {MUST_MOVE[row].weakened!r}"
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("row", named(MUST_STAY))
 def test_an_edit_that_changes_no_answer_moves_no_key(keys, row):
     (before, _), (after, _) = keys(row)

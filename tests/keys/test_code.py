@@ -82,7 +82,7 @@ def test_what_cannot_be_hashed_counts_by_its_type_and_says_so():
     assert "LOCK" in found.notes[0]
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize(
     "body",
     [
@@ -97,7 +97,7 @@ def test_dynamic_reach_takes_all_project_modules_and_names_the_line(body):
     assert any(part.name.endswith("(source)") for part in found.parts)
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_modules_that_dynamic_reach_takes_are_compiled_once_until_they_change(tmp_path, monkeypatch):
     """Each call of a process that has a thousand modules took seconds, in each task and each run."""
     file = tmp_path / "reached_by_chance.py"
@@ -212,7 +212,8 @@ def test_callables_of_every_kind_have_keys_of_their_own():
     assert len({fingerprint_code(kind).key for kind in kinds}) == len(kinds)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_libraries_classes_are_stable_across_processes_hash_seeds_and_use():
     def lines(seed):
         done = subprocess.run(
@@ -229,7 +230,8 @@ def test_libraries_classes_are_stable_across_processes_hash_seeds_and_use():
     assert len(set(first["before"].values())) == len(first["before"])
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_reformatting_the_standard_library_moves_no_key():
     moved, total = [], 0
     for path in sorted(pathlib.Path(sysconfig.get_paths()["stdlib"]).glob("[a-h]*.py")):
@@ -306,6 +308,7 @@ class Broken:
         raise RuntimeError("no")
 
 
+@pytest.mark.needs("cpu")
 def test_no_key_is_made_up():
     with open(__file__, encoding="utf-8") as stream:
         made_up = [
@@ -325,6 +328,7 @@ def test_no_key_is_made_up():
                 fingerprint_value({"a": [value]})
 
 
+@pytest.mark.needs("cpu")
 def test_depth_has_an_end():
     deep = []
     for _ in range(100_000):
@@ -376,6 +380,7 @@ ENV = {
 }
 
 
+@pytest.mark.needs("cpu")
 def test_a_class_that_came_by_value_has_the_key_of_the_class_that_it_is():
     """A worker keys the items of a list that a task returned: by what cloudpickle made of the script's classes."""
     made = module(
@@ -393,6 +398,7 @@ def test_a_class_that_came_by_value_has_the_key_of_the_class_that_it_is():
     assert fingerprint_code(made.Point).key != key
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("line", "touch"),
     [

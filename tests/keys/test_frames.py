@@ -160,6 +160,7 @@ def test_pandas_frames_by_columns_and_index():
     assert len({fingerprint_value(value) for value in [frame, *others]}) == len(others) + 1
 
 
+@pytest.mark.needs("cpu")
 def test_arrays_by_content_in_any_memory_order():
     array = np.arange(12).reshape(3, 4)
     assert same(array, np.asfortranarray(array))
@@ -198,6 +199,7 @@ def test_sparse_arrays_by_entries_not_by_what_was_computed(make):
     assert not same(matrix, make(np.eye(4)))
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     "model",
     [

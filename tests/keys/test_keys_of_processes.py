@@ -1,7 +1,6 @@
 """Keys of one code in several processes and checkouts, edited while a process runs, installed by pip, or compiled."""
 
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -42,6 +41,7 @@ def run(folder, *arguments, seed="0"):
     return done.stdout.split()
 
 
+@pytest.mark.needs("cpu")
 def test_a_script_keys_as_the_same_file_imported_in_another_checkout_process_and_hash_seed(tmp_path):
     for name in ("one", "two/deeper"):
         write(tmp_path / name, {"job.py": SCRIPT, "hooke.toml": ""})
@@ -63,6 +63,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.needs("cpu")
 def test_a_path_that_only_begins_as_the_project_s_counts_in_full(tmp_path):
     """`one/job-data` is beside `one/job`: another checkout finds other data there."""
     for name in ("one/job", "two/job"):
@@ -110,7 +111,8 @@ print(fingerprint_code(rain.task).key)
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("layout", [".", "src"])
 @pytest.mark.parametrize("options", [[], ["--editable"]], ids=["installed", "editable"])
 def test_what_pip_installs_from_a_folder_is_never_stale(tmp_path, layout, options):
@@ -164,9 +166,8 @@ print(*(f"{name}={key}" for name, key in keys.items()))
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("numba")
 def test_numba_itself(tmp_path):
-    pytest.importorskip("numba", reason="it is too large for the tests' extra")
     sides = {}
     for name, number in (("one", "1"), ("same", "1"), ("other", "2")):
         write(tmp_path / name, {"job.py": WITH_NUMBA.replace("NUMBER", number)})
@@ -198,8 +199,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.heavy
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.needs("c compiler")
 def test_a_c_extension_and_a_shared_library_that_are_built_again_in_place_move_the_key(tmp_path):
     write(tmp_path, {"job.py": USES_EXTENSION})
 

@@ -157,19 +157,22 @@ def child():
 relaxed = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=100)
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @relaxed
 @given(st.lists(values, max_size=10))
 def test_equal_inputs_have_equal_keys_across_processes_and_hash_seeds(child, given_values):
     assert child.keys(given_values) == [fingerprint_value(value) for value in given_values]
 
 
+@pytest.mark.needs("cpu")
 @relaxed
 @given(values, values)
 def test_keys_are_equal_exactly_when_the_values_are_the_same(a, b):
     assert (fingerprint_value(a) == fingerprint_value(b)) == (form(a) == form(b))
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @settings(deadline=None, max_examples=15)
 @given(st.lists(values, min_size=20, max_size=40))
 def test_no_two_of_many_different_values_collide(given_values):
@@ -177,6 +180,7 @@ def test_no_two_of_many_different_values_collide(given_values):
     assert len(set(forms.values())) == len(forms)
 
 
+@pytest.mark.needs("cpu")
 @relaxed
 @given(st.dictionaries(hashable, values, max_size=6), st.sets(hashable, max_size=6), st.randoms())
 def test_the_order_of_dicts_and_sets_does_not_count(mapping, members, chance):
@@ -187,6 +191,7 @@ def test_the_order_of_dicts_and_sets_does_not_count(mapping, members, chance):
     assert fingerprint_value(members) == fingerprint_value(set(items))
 
 
+@pytest.mark.needs("cpu")
 @relaxed
 @given(values)
 def test_shared_references_key_as_equal_copies(value):
@@ -194,7 +199,8 @@ def test_shared_references_key_as_equal_copies(value):
     assert fingerprint_value([value, {"a": value}, value]) == fingerprint_value([value, {"a": copy}, copy])
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @relaxed
 @given(st.lists(st.tuples(values, hashable), max_size=8), st.text(max_size=3))
 def test_a_batch_agrees_with_single_keys(items, label):
@@ -214,6 +220,7 @@ mixed = st.one_of(
 )
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.tuples(mixed)) | st.lists(st.tuples(mixed, mixed)), st.text(max_size=3))
 def test_the_key_in_an_index_is_that_of_the_item_alone_and_gives_its_key_everywhere(items, label):
     keys = index_items(items, label=label)
@@ -235,6 +242,7 @@ def test_only_an_int_of_64_bits_alone_is_its_own_key():
 parts = st.lists(st.one_of(st.text(max_size=3), st.integers(), st.binary(max_size=3)), max_size=4)
 
 
+@pytest.mark.needs("cpu")
 @given(st.text(max_size=3), parts, st.text(max_size=3), parts)
 def test_combine_tells_everything_apart(label, some, other_label, others):
     tagged = [[label, *((type(part), part) for part in some)], [other_label, *((type(p), p) for p in others)]]

@@ -2,9 +2,8 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.kubernetes import build
 from tests.kubernetes.cluster import Cluster
-from tests.support.hosts import why_not
+from tests.support.needs import is_there, skip_without
 
 from hooke.kubernetes.client import Kubernetes, key_of
 from hooke.kubernetes.kubeconfig import find_access
@@ -32,14 +31,10 @@ MADE = (
 def cluster():
     """A cluster with one node, started once for all tests of this folder."""
     if named := os.environ.get(THEIRS):
-        pytest.skip(f"no cluster: they need a cluster of their own, and there is only the namespace {named}")
-    if reason := why_not():
-        pytest.skip(f"no cluster: {reason}")
-    try:
-        started = Cluster()
-    except build.CannotBuild as error:
-        pytest.fail(str(error), pytrace=False)
-    with started:
+        skip_without("kubernetes", f"a cluster of their own, and there is only the namespace {named}")
+    if not is_there("kubernetes"):
+        skip_without("kubernetes")
+    with Cluster() as started:
         yield started
 
 

@@ -102,10 +102,10 @@ def phase(client, name, where):
     return client.get("v1/Pod", name, namespace=where)["status"].get("phase")
 
 
-def wait(condition, *, within_s=90.0, every_s=0.1):
-    """The condition's value once it holds."""
+def wait(condition, *, within_s=90.0, every_s=0.1, told=None):
+    """The condition's value once it holds; `told()` is what the failure says otherwise."""
     until = time.monotonic() + within_s
     while not (found := condition()):
-        assert time.monotonic() < until, condition
+        assert time.monotonic() < until, told() if told is not None else condition
         time.sleep(every_s)
     return found

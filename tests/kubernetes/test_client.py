@@ -22,7 +22,7 @@ from hooke.kubernetes.client import (
 from hooke.kubernetes.kubeconfig import find_access
 from hooke.kubernetes.watch import Watch
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.long]
 
 
 def settings(name, **data):

@@ -15,7 +15,7 @@ from tests.kubernetes.manifests import deployment, job, pod, service, wait
 from hooke.kubernetes.client import Kubernetes
 from hooke.kubernetes.kubeconfig import find_access
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.long]
 
 SERVES = """
 import http.server, socket

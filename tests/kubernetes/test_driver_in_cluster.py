@@ -21,7 +21,7 @@ from hooke.journal.run_folders import RunsFolder
 from hooke.kubernetes.driver_job import end_of_job
 from hooke.kubernetes.rights import RUN_RIGHTS, role_manifests
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.long, pytest.mark.timeout(900)]
 
 SHARED = "/var/tmp/home"
 PLACE = """
@@ -361,6 +361,7 @@ def test_a_pipeline_with_an_error_is_said_before_the_command_returns(laptop):
     assert "no wheels" in said
 
 
+@pytest.mark.needs("cpu")
 def test_a_job_of_a_cron_job_is_a_run(laptop, admin):
     """What `hooke schedule` prints, with the project on a claim where an image would have it."""
     words = ("--render", "k8s", "--place", "pods", "--at", "0 0 29 2 *", "--time-zone", "Europe/Berlin")

@@ -16,7 +16,7 @@ from hooke.certificates.authority import Authority, new_key, pem_of
 from hooke.journal.events import AttemptFinished, NodePlanned
 from hooke.kubernetes.rights import FLEET_RIGHTS, RUN_RIGHTS
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.long, pytest.mark.timeout(900)]
 
 ALONE = "/var/tmp/alone"
 PORT = 8790

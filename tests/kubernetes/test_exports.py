@@ -15,7 +15,7 @@ from tests.kubernetes.test_runs import HOME, STORE, toml
 
 from hooke.exporters.plan import Secret
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.long, pytest.mark.timeout(900)]
 
 CASES = Path(__file__).parents[1] / "exporters" / "kubeflow_cases.py"
 TERMINATION_LOG = "/dev/termination-log"
@@ -141,6 +141,7 @@ def value(exported, driver, reference):
         settings.write_text(kept)
 
 
+@pytest.mark.needs("cpu")
 def test_tasks_of_a_dag_are_pods(exported, expected, driver, cluster, admin, airflow_home):
     """By KubernetesPodOperator: one pod fails and is tried again, one is ended at its deadline."""
     for name in ("job", "late", "pairs"):  # the last is only loaded
@@ -170,6 +171,7 @@ def test_tasks_of_a_dag_are_pods(exported, expected, driver, cluster, admin, air
     wait(lambda: not driver.there("v1/Pod"))
 
 
+@pytest.mark.needs("cpu")
 def test_the_containers_of_a_package_are_pods(exported, expected, driver, admin):
     """In the order of its graph, as KFP's launcher starts them: one fails, and is tried again as the package says."""
     file = exported.folder / "job_package.py"

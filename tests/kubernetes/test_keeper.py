@@ -20,7 +20,7 @@ from hooke.machines.cluster_ledger import CONFIG_MAP, ClusterLedger, ledger_mani
 from hooke.machines.controller import MachinePhase
 from hooke.machines.keeper import records_of
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.long, pytest.mark.timeout(600)]
 
 RIGHTS = (*FLEET_RIGHTS, *KEEPER_RIGHTS)
 ROLE = "rbac.authorization.k8s.io/v1/Role"

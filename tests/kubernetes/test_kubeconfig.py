@@ -189,3 +189,26 @@ def test_no_access_says_where_it_was_sought(tmp_path, monkeypatch):
 def test_acting_as_another_is_said_in_each_request(tmp_path):
     access = find_access(config(tmp_path, user={"token": "t", "as": "her", "as-groups": ["hers"]}))
     assert access.credentials.headers == {"Impersonate-User": "her", "Impersonate-Group": "hers"}
+
+
+def test_a_connection_is_lost_where_the_other_machine_is_silent_for_half_a_minute():
+    import socket
+    import ssl
+
+    from hooke.kubernetes.client import _Connection
+
+    class Plain(ssl.SSLContext):
+        def wrap_socket(self, sock, **_):
+            return sock
+
+    context = Plain(ssl.PROTOCOL_TLS_CLIENT)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connection = _Connection(server.getsockname()[:2], context, "", 30.0)
+        connection.connect()
+        names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+        idle_s, every_s, times, timeout_ms = (
+            connection.sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names
+        )
+        connection.close()
+    assert idle_s + every_s * times == 30
+    assert timeout_ms == 30_000

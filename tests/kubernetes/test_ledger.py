@@ -20,7 +20,7 @@ from hooke.kubernetes.lease import LEASE
 from hooke.kubernetes.rights import REAP_RIGHTS, RUN_RIGHTS, role_manifests
 from hooke.machines.keeper import records_of
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.long, pytest.mark.timeout(600)]
 
 ALL = ("v1/Pod", "batch/v1/Job", "v1/Secret", LEASE)
 ROLE = "rbac.authorization.k8s.io/v1/Role"

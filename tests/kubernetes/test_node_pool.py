@@ -9,7 +9,7 @@ from tests.kubernetes.manifests import wait
 from hooke.kubernetes.client import ApiError, NotThere
 from hooke.kubernetes.node_pool import node_pool
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.long]
 
 KIND = "compute.coreweave.com/v1alpha1/NodePool"
 DEFINITION = yaml.safe_load(Path(__file__).with_name("nodepool_crd.yaml").read_text())

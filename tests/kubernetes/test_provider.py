@@ -19,7 +19,7 @@ from hooke.machines.provider import Impossible, NotAllowed, OverQuota, Unreachab
 from hooke.project.folder import Project
 from hooke.testing import check_provider
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.long]
 
 NO_IMAGE = ("the node does not have its image", "its image cannot be pulled")
 """What is said of an image that is nowhere: where pods may not pull it, and where they may."""

@@ -30,7 +30,7 @@ from hooke.machines.controller import Caps
 from hooke.machines.provider import NotAllowed
 from hooke.project.settings import read_settings
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.long]
 
 ACCOUNT = "hooke"
 

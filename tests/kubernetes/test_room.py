@@ -14,7 +14,7 @@ from hooke.journal.events import (
     BackendTrouble,
 )
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.long, pytest.mark.timeout(900)]
 
 MOST = 5
 """Pods at one time; `make soak-kubernetes-room` has twenty."""

@@ -27,6 +27,7 @@ from hooke.journal.events import (
     NodePlanned,
     RunFinished,
     RunStarted,
+    WorkerStarted,
     WorkerStopped,
 )
 from hooke.journal.reader import read
@@ -35,7 +36,7 @@ from hooke.kubernetes.kubeconfig import find_access
 from hooke.kubernetes.lease import LEASE
 from hooke.kubernetes.rights import RUN_RIGHTS, lacking_rights, role_manifests
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.long, pytest.mark.timeout(600)]
 
 STORE = "/var/tmp/store"
 HOME = "/var/tmp/driver"
@@ -105,9 +106,10 @@ def meet(value):
 def met():
     return meet(10)
 
-@task
-def long(parts, hold):
-    time.sleep(hold)
+@task(observe=False)
+def long(parts):
+    while os.path.exists("/var/tmp/store/held"):
+        time.sleep(0.1)
     return len(parts)
 
 @task
@@ -116,9 +118,9 @@ def part(x, hold):
     return x
 
 @pipeline
-def narrows(n: int = 20, wide: float = 4.0, hold: float = 30.0):
+def narrows(n: int = 20, wide: float = 4.0):
     # A task of its own, of which no law is known, and more work than the start of a pod takes.
-    return long([part(x, wide) for x in range(n)], hold)
+    return long([part(x, wide) for x in range(n)])
 """
 
 TOML = """
@@ -172,6 +174,7 @@ class Driver:
         self.cluster, self.admin, self.namespace = cluster, admin, where
         self.host = cluster.nodes["node1"]
         self.variables = variables or {}
+        self.started = []
         # Runs of another module that were not to end are none of this one's, and neither are its results.
         self.host.run(
             ["sh", "-ec", f"mkdir -p {STORE} && find {STORE} -mindepth 1 -delete && rm -rf {HOME}/.hooke"]
@@ -272,10 +275,22 @@ class Driver:
         """`hooke WORDS` on the node, as nobody."""
         environment = {"HOME": HOME, "HOOKE_SINKS": "none", "HOOKE_PROGRESS": "lines", **self.variables}
         command = [*NOBODY, sys.executable, "-m", "hooke", *words]
-        return self.host.popen(
+        process = self.host.popen(
             command, cwd=HOME, env=environment, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more,
         )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def end_all(self):
+        """A run that a failed test left would be taken for that of the next one."""
+        going = [each for each in self.started if each.poll() is None]
+        self.started = []
+        for process in going:
+            self.host.end(process)
+            process.communicate()
+        if going:
+            wait(lambda: not self.left(), within_s=150)
 
     def hooke(self, *words, within_s=180.0):
         """Code, output and errors of `hooke WORDS`."""
@@ -323,9 +338,28 @@ class Driver:
     def there(self, kind):
         return [each["metadata"]["name"] for each in self.admin.list(kind, namespace=self.namespace)[0]]
 
+    def state(self, run):
+        """What can be seen of a run and its pods, in text."""
+        pods = self.admin.list("v1/Pod", namespace=self.namespace)[0]
+        shown = [
+            f"{each['metadata']['name']}: {each['status'].get('phase')}"
+            f"{', being deleted' if 'deletionTimestamp' in each['metadata'] else ''}"
+            for each in pods
+        ]
+        told = (
+            AttemptStarted | AttemptFinished | AttemptFailed | CapacityChanged | WorkerStarted | WorkerStopped
+        )
+        return "\n".join([*shown, *(f"{event!r:.300}" for event in events(self, run, told)[-60:])])
+
     def left(self):
         """What of runs is in the namespace."""
         return self.there("v1/Pod") + self.there("batch/v1/Job") + self.there("v1/Secret")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_goes_on(driver):
+    yield
+    driver.end_all()
 
 
 def objects(host, store):
@@ -373,13 +407,15 @@ def test_a_run_on_pods_equals_a_local_one_grows_and_leaves_nothing(driver):
 
 
 def test_pods_that_are_no_longer_needed_are_deleted_while_the_run_goes_on(driver):
-    process = driver.start("run", "job.py:narrows", "--on", "pods", "--json")
-    wait(lambda: len(driver.there("v1/Pod")) > 1)
-    [run] = unended(driver)
-    wait(
-        lambda: len(driver.there("v1/Pod")) == 1 and len(events(driver, run, AttemptFinished)) >= 20,
-        within_s=240,
-    )
+    with driver.held():
+        process = driver.start("run", "job.py:narrows", "--on", "pods", "--json")
+        wait(lambda: len(driver.there("v1/Pod")) > 1)
+        [run] = unended(driver)
+        wait(
+            lambda: len(driver.there("v1/Pod")) == 1 and len(events(driver, run, AttemptFinished)) >= 20,
+            within_s=240,
+            told=lambda: driver.state(run),
+        )
     printed, said = process.communicate(timeout=200)
     assert process.returncode == 0, said
     assert json.loads(printed)["result"] == 20

@@ -10,7 +10,7 @@ from tests.kubernetes.scale import HEADING, RECORD, WHATS, growth_table, measure
 from hooke.engines.dask.pod_jobs import CHECK_S
 from hooke.kubernetes.rights import RUN_RIGHTS
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.long, pytest.mark.timeout(600)]
 
 NODES, PODS, STEADY_S = 10, 100, 3.0
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "fleets.md"

@@ -10,7 +10,7 @@ from tests.kubernetes.storm import FAULTS, SILENT_S, SLOW, rounds
 from tests.kubernetes.storm_of_fleet import FleetStorm
 from tests.kubernetes.storm_of_run import TASKS, RunStorm
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.needs("kubernetes"), pytest.mark.long, pytest.mark.timeout(900)]
 
 FLEET_SAYS = {
     "deleted": r"is gone: it is not listed any more",

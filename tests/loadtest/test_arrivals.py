@@ -13,6 +13,7 @@ SECONDS = st.floats(0.2, 5)
 TRACES = st.lists(st.floats(0, 1e6), min_size=2, max_size=60, unique=True)
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=40)
 @given(rate=RATES, seconds=SECONDS, seed=st.integers(0, 9), trace=TRACES, kind=st.integers(0, 2))
 def test_as_many_as_asked_for_in_order_within_the_time(rate, seconds, seed, trace, kind):

@@ -82,6 +82,7 @@ class Unsaid:
     def pattern(self, word: Annotated[str, msgspec.Meta(pattern="^x+$")]): ...
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("method", methods_of(service_of(Many)).values(), ids=lambda method: method.name)
 def test_a_service_reads_what_is_made_from_its_annotations(method):
     sent = made_for_file(service_of(Many), f"/{method.name}", seed=3)
@@ -145,6 +146,7 @@ def larger(inner):
     return arrays | objects | either | objects.map(lambda one: {"allOf": [one, {"type": "object"}]})
 
 
+@pytest.mark.needs("cpu")
 @settings(deadline=None, max_examples=25)  # jsonschema is slow to import
 @drawn(some.recursive(leaves, larger, max_leaves=6), some.integers(0, 5))
 def test_what_is_made_is_valid(schema, seed):

@@ -18,7 +18,7 @@ from hooke.loadtest.load_test import Generator, outcomes_of
 from hooke.loadtest.rate_search import summary_of
 from hooke.loadtest.target import Target, constant, poisson, request_bytes
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 def goal(port, **more):
@@ -184,7 +184,8 @@ async def _babble(reader, writer):
     writer.close()
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(240)
 def test_sigterm_ends_a_bench_as_ctrl_c_does(tmp_path):
     """Its generator printed a traceback, and nothing was shown of what had been measured."""

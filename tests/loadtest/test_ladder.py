@@ -42,6 +42,7 @@ def test_a_service_with_a_limit_is_found_within_a_tenth(first, limit):
     assert not safe.limited
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=40)
 @given(
     first=st.floats(1, 2000), verdicts=st.lists(st.sampled_from(list(LevelVerdict)), min_size=60, max_size=60)
@@ -120,6 +121,7 @@ class _Queue:
         )  # fmt: skip
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("call_s", "slo", "most_s"),
     [
@@ -142,6 +144,7 @@ def test_slow_models_have_a_safe_rate_too(call_s, slo, most_s):
     assert queue.took_s < most_s
 
 
+@pytest.mark.needs("cpu")
 @given(slo=st.sampled_from(["p50 < 1s", "p99 < 200ms", "p99.9 < 2s"]), lone_s=st.floats(1e-5, 2.0))
 def test_the_first_level_has_enough_requests_to_show_that_it_holds(slo, lone_s):
     made = order(slo)

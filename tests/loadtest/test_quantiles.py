@@ -19,7 +19,7 @@ def queue(rate, seed, count=4000):
     return waits[1:]
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize(("rate", "percent"), [(0.5, 99.0), (0.7, 50.0), (0.8, 90.0)])
 def test_intervals_hold_the_truth_though_a_queue_makes_answers_alike(rate, percent):
     own = np.random.default_rng(1)
@@ -60,6 +60,7 @@ def test_one_stall_counts_as_one_witness():
     assert share(together).interval[0] < share(scattered).interval[0]
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.booleans(), min_size=1, max_size=400))
 def test_a_share_lies_within_its_interval(hits):
     made = share(np.array(hits))

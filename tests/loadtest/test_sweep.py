@@ -97,6 +97,7 @@ def test_what_was_measured_before_an_error_is_kept(tmp_path):
     assert [event.n for event in read_study(runs.folder(name)).measured] == [1]
 
 
+@pytest.mark.needs("cpu")
 def test_no_proxy_is_shown_the_token(monkeypatch):
     """It is asked on this machine, whatever proxy the environment names for the world."""
 

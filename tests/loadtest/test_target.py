@@ -52,6 +52,7 @@ def test_another_machine_is_allowed_by_its_name_alone():
         parse_target("http://example.org/x", allowed=["example.com"])
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=40)
 @given(st.text(max_size=30))
 def test_any_text_is_an_address_of_this_machine_or_refused(text):
@@ -64,6 +65,7 @@ def test_any_text_is_an_address_of_this_machine_or_refused(text):
     assert head.count(b"\r\n") == 4 and b"\n" not in head.replace(b"\r\n", b"")
 
 
+@pytest.mark.needs("cpu")
 @given(token=st.text(min_size=1, max_size=30), path=st.text(min_size=1, max_size=30))
 def test_no_token_and_no_path_breaks_the_request(token, path):
     here = Target(host="127.0.0.1", port=1, path="", tls=False)

@@ -27,7 +27,7 @@ from hooke.loadtest.token_bench import (
 from hooke.project.token_lengths import TokenLengths
 from hooke.serving.slo import Slo
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 NEVER = b"\0" * 9
@@ -78,7 +78,7 @@ def test_answers_have_the_lengths_that_were_asked_for_and_times_in_order(address
     assert level.cached == 0
     p50 = {name: getattr(level, name)[0] for name in ("first_s", "each_s", "whole_s")}
     assert 0 < p50["first_s"].value < p50["whole_s"].value
-    assert 0 < p50["each_s"].value < p50["whole_s"].value
+    assert 0 <= p50["each_s"].value < p50["whole_s"].value  # 0: on a busy machine tokens come together
     assert level.good.value == pytest.approx(level.answered / level.seconds)
     assert level.output_rate.value > 0
     facts = json.loads(json.dumps(token_facts(test), allow_nan=False))
@@ -148,6 +148,7 @@ def test_the_slo_decides_what_is_good(address):
     assert test.levels[0].answered == test.levels[0].count
 
 
+@pytest.mark.long
 def test_times_count_from_when_a_request_was_due_also_if_no_connection_was_free(address):
     few = order(address.address, connections=1, lengths=lengths([20], [30]), rates=(40.0,), seconds=0.6)
     many = replace(few, connections=64)

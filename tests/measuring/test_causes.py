@@ -2,7 +2,6 @@
 
 import faulthandler
 import json
-import os
 import sys
 import threading
 import time
@@ -20,7 +19,7 @@ from hooke.planning.advice import advise, known_limit
 from hooke.planning.causes import TAKEN, WAITING, cause_of
 from hooke.project.pipeline_file import load_entry
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 PROGRAM = """
     import fcntl
@@ -178,6 +177,7 @@ def test_threads_that_compute_one_at_a_time_wait_for_the_gil(workshop, kind):
     assert cause.sentence.startswith(f"waits for the GIL in {workshop.file.name}:")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["numpy", "one", "events", "sleeping"])
 def test_threads_that_release_the_gil_or_do_not_compete_for_it_do_not_wait_for_it(workshop, kind):
     study = study_of(workshop, "threading_", "threads", workers=[1, 2], repeats=1, kind=kind)
@@ -258,37 +258,34 @@ def test_a_place_is_that_of_the_moment_of_the_sample(tmp_path, monkeypatch):
     assert found[0].place == f"{Path(__file__).name}:{line}"
 
 
+@pytest.mark.long
 def test_a_lock_of_threads_is_no_gil(workshop):
     study = study_of(workshop, "threading_", "threads", workers=[1, 2], repeats=1, kind="locked")
     told = alone(study).use.waits
     assert max(told, key=told.get) == f"lock {workshop.file.name}:{line_of(workshop, 'the thread')}", told
 
 
-def test_a_disk_is_named_with_the_line_and_the_call(workshop, tmp_path):
-    with open(tmp_path / "tried", "wb", buffering=0) as file:
-        file.write(b"x" * 4096)
-        began = time.monotonic()
-        os.fsync(file.fileno())
-        if time.monotonic() - began < 0.00005:
-            pytest.skip("files are in memory here")
+@pytest.mark.needs("disk")
+def test_a_disk_is_named_with_the_line_and_the_call(workshop):
     study = study_of(workshop, "saving", "save", workers=[1, 2], repeats=1)
     use = alone(study).use
-    if (use.delay_s or 0) > use.busy_s / 3:
-        pytest.skip("others take the cores: this disk is faster than the wait for one")
     told = use.waits
     place = f"{workshop.file.name}:{line_of(workshop, '# the disk')} (fsync)"
-    assert max(told, key=told.get) == f"disk {place}", told
+    # Where others take the cores, the wait for one is longer than that for the disk.
+    late = (use.delay_s or 0) > use.busy_s / 3
+    assert late or max(told, key=told.get, default="") == f"disk {place}", (told, use)
     cause = cause_of([alone(study)], cores=2)
     if cause is not None and cause.name == "cores taken":
         assert alone(study).load.others >= TAKEN
     elif (
-        told[f"disk {place}"] >= WAITING * alone(study).seconds
+        told.get(f"disk {place}", 0.0) >= WAITING * alone(study).seconds
     ):  # a fast disk takes less, beside system time
         assert cause is not None and cause.sentence.startswith(f"waits for the disk in {place}: "), cause
     else:
         assert cause is None or cause.sentence.startswith(f"waits for the disk in {place}: "), cause
 
 
+@pytest.mark.long
 def test_a_lock_is_named_with_its_line_and_advice_does_not_contradict_it(workshop):
     study = study_of(workshop, "locking", "locked")
     line = line_of(workshop, "# the lock")
@@ -304,12 +301,14 @@ def test_a_lock_is_named_with_its_line_and_advice_does_not_contradict_it(worksho
     assert "use more workers" not in why
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("planted", QUIET)
 def test_a_minute_of_the_campaign_names_what_a_busy_machine_hardly_changes(planted, tmp_path):
     played = play(planted, 3, tmp_path)
     # Where others take the cores, a server answers more clients later.
     late = {"shared server"} if planted == "network" and played.disturbed else set()
-    assert played.outcome in {"right", *late}, played
+    unsaid = {"nothing", "cores taken"} if played.disturbed else set()  # but never another cause
+    assert played.outcome in {"right", *late, *unsaid}, played
 
 
 def test_the_page_has_the_recorded_counts():
@@ -337,6 +336,7 @@ def test_the_page_tells_what_is_missed_and_what_was_disturbed():
     assert "Each is right in at least 90% of its studies." in page("disk")[0]
 
 
+@pytest.mark.long
 def test_where_nothing_is_wrong_there_is_no_cause(workshop):
     study = study_of(workshop, "napping", "nap", n=16)
     assert study.cause is None

@@ -83,6 +83,7 @@ def amdahl(serial):
     return lambda n: 1 / (serial + (1 - serial) / n)
 
 
+@pytest.mark.needs("cpu")
 def test_a_budget_is_counted_in_plain_calls_which_come_first_then_everything_once_in_random_order():
     orders = {
         tuple(each.turn.n for each in studied(amdahl(0.0), seed=seed, most=8).taken) for seed in range(5)
@@ -91,6 +92,7 @@ def test_a_budget_is_counted_in_plain_calls_which_come_first_then_everything_onc
     assert len(orders) == 5
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("levels", [MANY, tuple(range(1, 25)), (1, 2), (1, 2, 3, 4)])
 @pytest.mark.parametrize("question", ["knee", ""])
 @pytest.mark.parametrize("serial", [0.0, 0.2, 1.0])
@@ -107,6 +109,7 @@ def test_no_study_takes_longer_than_ten_plain_calls(levels, question, serial):
     assert len(set(ns)) >= 5 or len(levels) < 5
 
 
+@pytest.mark.needs("cpu")
 def test_of_many_n_that_do_not_scale_those_between_others_are_left_out():
     progress = studied(amdahl(1.0), levels=(1, 2, 4, 8, 9, 10, 16, 32, 64))
     left_out = set(progress.design.levels) - {each.turn.n for each in progress.taken}
@@ -123,6 +126,7 @@ def test_what_takes_less_than_a_second_in_all_is_not_cut_short():
     assert StudyProgress(design=design, taken=taken).left_s == pytest.approx(1.0 - 0.19)
 
 
+@pytest.mark.needs("cpu")
 def test_a_budget_is_not_counted_in_plain_calls_that_do_the_work_in_another_way():
     """A function that takes a hundredth of the time would leave no budget."""
     for seed in range(3):
@@ -154,6 +158,8 @@ def test_something_is_measured_twice_even_beyond_the_budget():
     assert progress.repeated == 1
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_a_study_ends_when_its_answer_is_known_as_well_as_was_asked():
     known, better = studied(amdahl(0.0), levels=FIVE), studied(amdahl(0.0), levels=FIVE, within=1e-6)
     assert len(known.taken) < len(better.taken)
@@ -172,17 +178,23 @@ def counted(throughput, **more):
     )
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_the_time_with_n_workers_is_told_by_measuring_them():
     counts = counted(amdahl(0.1), question="16")
     assert counts[16] == max(counts.values()) > counts[1]
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_what_is_worth_as_much_and_costs_less_comes_first():
     """The knee of a queue of 5 is told by N below and beyond it; those beyond take a fraction of the time."""
     counts = counted(lambda n: min(n, 5))
     assert (counts[8] + counts[16]) / 2 > (counts[1] + counts[2]) / 2
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_the_cost_is_told_by_the_plain_calls_too():
     def slow(n):
         return 0.6 * amdahl(0.05)(n)
@@ -190,6 +202,7 @@ def test_the_cost_is_told_by_the_plain_calls_too():
     assert counted(slow, question="cost", noise=0.05)[0] > counted(slow, noise=0.05)[0]
 
 
+@pytest.mark.needs("cpu")
 def test_no_n_is_measured_twice_in_succession_so_that_n_does_not_change_with_time():
     for question in ("knee", "16", ""):
         ns = [
@@ -215,6 +228,7 @@ def test_an_n_is_measured_again_at_once_only_where_nothing_else_fits_into_the_bu
     assert next_turn(spent_too) == PlannedMeasurement(16) == taken[-1].turn
 
 
+@pytest.mark.needs("cpu")
 def test_a_cost_far_beyond_the_largest_n_counts_as_there():
     """More measurements of these N would not tell it better."""
     progress = studied(lambda n: 0.01 * n, levels=FIVE, question="cost", noise=0.005)

@@ -8,7 +8,7 @@ from hooke.planning.advice import known_limit
 from hooke.planning.task_facts import studies_of
 from hooke.project.pipeline_file import load_entry
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 PROGRAM = """
     import os
@@ -71,9 +71,7 @@ def test_n_is_the_number_of_ranks(workshop):
     study = measure(loaded(workshop), task="train", workers=[1, 2], repeats=2, progress="none")
     record = read_study(study.folder)
     assert (record.started.unit, record.counts) == ("calls", "ranks")
-    first, second = study.rows
     assert [(row.n, row.work) for row in study.rows] == [(1, 1.0), (2, 1.0)]
-    assert second.throughput > 1.2 * first.throughput
     assert all(each.use.attempts == each.n for each in record.measured)  # each rank has its own time
     assert "2 ranks" in str(study) and "worker" not in str(study)
     # It tells nothing about more workers.

@@ -25,6 +25,7 @@ def load(others=0.0, **more):
     return MachineLoad(seconds=1.0, others=others, **more)
 
 
+@pytest.mark.needs("cpu")
 def test_the_report_says_at_which_n_others_took_the_cores():
     record = record_of(lambda n: 10 / n)
     text = text_of(with_loads(record, lambda n: load({0: 0.3, 2: 0.81, 8: 1.49}.get(n, 0.1))))
@@ -38,6 +39,7 @@ def test_the_report_says_at_which_n_others_took_the_cores():
     assert "load" not in text_of(record)
 
 
+@pytest.mark.needs("cpu")
 def test_the_report_says_what_the_hypervisor_took_and_where_the_cores_were_slower():
     record = record_of(lambda n: 10 / n)
     text = text_of(
@@ -52,6 +54,7 @@ def test_an_event_of_before_has_no_load():
     assert msgspec.msgpack.decode(old, type=Measured).load is None
 
 
+@pytest.mark.needs("cpu")
 def test_a_process_that_is_not_ours_is_other_load_and_ours_is_not():
     meter = LoadMeter(SystemClock())
     used = time.process_time() + 0.3
@@ -85,6 +88,7 @@ def test_a_measurement_shorter_than_the_kernel_counts_has_none():
     assert SHORTEST_LOAD_S > 0
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("others", [0.26, 4.0])
 def test_on_many_cores_little_is_not_said(others):
     record = record_of(lambda n: 10 / n)

@@ -12,7 +12,7 @@ from hooke.pipeline.node_state import WORTH_ORDERING_S
 from hooke.project.pipeline_file import load_entry
 from hooke.scaling import fit
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 NAPS = """
     import fcntl
@@ -108,6 +108,7 @@ def take(workshop, *args, name="naps", workers=(1, 2), repeats=2, **more) -> Stu
     )
 
 
+@pytest.mark.long
 def test_a_task_is_measured_at_each_n_beside_plain_calls(workshop):
     workshop.write(NAPS)
     study = take(workshop, task="nap", workers=(1, 2, 4, 8))
@@ -167,6 +168,7 @@ def test_unless_repeats_are_asked_for_a_study_ends_within_ten_plain_calls_of_the
     assert len(more.plain_seconds) >= 2
 
 
+@pytest.mark.long
 def test_another_question_goes_on_with_what_was_measured(workshop):
     workshop.write(NAPS)
     naps = pipeline_of(workshop)
@@ -340,7 +342,7 @@ def test_a_task_is_no_pipeline(workshop):
         measure(pipeline_of(workshop).function.__globals__["nap"])
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("kept", [False, True])
 def test_each_measurement_begins_without_a_checkpoint(workshop, kept):
     """What a training saved in one measurement would be the whole work of the next."""

@@ -33,6 +33,7 @@ def test_the_table_has_speed_up_and_efficiency_of_what_was_measured():
     assert all(row.repeats == 3 for row in rows)
 
 
+@pytest.mark.needs("cpu")
 def test_without_n_1_speed_up_is_over_the_least_n_and_says_so():
     record = record_of(amdahl(0.0), levels=(2, 4, 8), noise=1e-9)
     assert rows_of(record)[-1].speedup == pytest.approx(4)
@@ -40,6 +41,7 @@ def test_without_n_1_speed_up_is_over_the_least_n_and_says_so():
     assert "speed-up over N = 2" in text_of(record)
 
 
+@pytest.mark.needs("cpu")
 def test_a_study_tells_law_cost_and_what_is_missing():
     text = text_of(record_of(amdahl(0.1), plain=4.5))
     assert "features of delays(months=12), strong scaling: 3 repeats" in text
@@ -48,6 +50,7 @@ def test_a_study_tells_law_cost_and_what_is_missing():
     assert "next  measure at N = 16 (this machine has 4 cores)" in text
 
 
+@pytest.mark.needs("cpu")
 def test_items_that_cannot_be_shared_out_are_said_to_bound_it():
     text = text_of(record_of(lambda n: 10 / n, levels=(1, 2, 60)))
     assert "N = 60: 100 items do not divide evenly by 60, so its speed-up is at most 50" in text
@@ -62,6 +65,7 @@ def from_the_shell(record, *, command_s=0.6, workers_start_s=0.5):
     return msgspec.structs.replace(record, started=started, plain=tuple(plain))
 
 
+@pytest.mark.needs("cpu")
 def test_cost_is_told_of_warm_workers_and_from_the_shell():
     """8 workers save 0.09 - 0.02125 s an item, so 1 s more of start-up is worth 15 items."""
     record = record_of(amdahl(0.1), plain=9.0, noise=1e-9)
@@ -74,16 +78,19 @@ def test_cost_is_told_of_warm_workers_and_from_the_shell():
     assert facts_of(from_the_shell(record))["cost_from_shell"]["items"] == 15
 
 
+@pytest.mark.needs("cpu")
 def test_from_the_shell_plain_python_may_win_for_any_number_of_items():
     text = text_of(from_the_shell(record_of(lambda n: 10.0 / min(n, 2), plain=1.0)))
     assert "from the shell, plain Python wins for any number of items" in text
 
 
+@pytest.mark.needs("cpu")
 def test_never_is_an_answer():
     text = text_of(record_of(lambda n: 10.0 / min(n, 2), plain=1.0))
     assert "COST  never: no number of workers beats one plain thread" in text
 
 
+@pytest.mark.needs("cpu")
 def test_a_baseline_far_ahead_is_said_to_be():
     text = text_of(record_of(amdahl(0.01), levels=(1, 2, 4), plain=0.3))
     assert (
@@ -106,6 +113,7 @@ def test_without_a_law_never_is_said_of_what_was_measured_only():
     assert "COST  none of the N measured beats one plain thread" in text
 
 
+@pytest.mark.needs("cpu")
 def test_three_n_that_no_law_fits_tell_none():
     record = record_of({1: 10.0, 2: 5.0, 4: 9.0}.__getitem__, levels=(1, 2, 4), noise=0.005)
     with pytest.raises(NotEnoughData, match="N = 1, 2, 4 cannot tell one law from another") as error:
@@ -114,6 +122,7 @@ def test_three_n_that_no_law_fits_tell_none():
     assert cost_of(record).n == 2
 
 
+@pytest.mark.needs("cpu")
 def test_work_that_grows_is_fitted_by_its_own_law():
     record = record_of(lambda n: n / (n - 0.5 * (n - 1)), weak=True, levels=(1, 2, 4, 8, 16))
     law = law_of_study(record)
@@ -134,12 +143,14 @@ def test_sizes_give_what_an_item_and_what_a_call_costs():
     assert "speed-up" not in text
 
 
+@pytest.mark.needs("cpu")
 def test_noise_that_leaves_too_little_is_said():
     text = text_of(record_of(amdahl(0.0), levels=(1, 2), noise=0.6))
     assert "noise too high to conclude: each N is known only to" in text
     assert "nothing was repeated" in text_of(record_of(amdahl(0.0), repeats=1))
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("record", "use"),
     [
@@ -170,6 +181,7 @@ def test_it_ends_with_the_number_of_workers_to_use_and_what_more_work_takes(reco
     assert re.search(use, text_of(record)), text_of(record)
 
 
+@pytest.mark.needs("cpu")
 def test_the_time_of_more_work_has_the_interval_of_the_law():
     record = record_of(lambda n: 10.0 / min(n, 2), levels=(1, 2, 4), noise=0.05)
     use, rate = workers_to_use(record), law_of_study(record).predict(2)
@@ -181,6 +193,7 @@ def test_the_time_of_more_work_has_the_interval_of_the_law():
     assert facts_of(record)["use"] == use.facts()
 
 
+@pytest.mark.needs("cpu")
 def test_where_the_work_differs_nothing_is_said_on_workers_to_use():
     for record in (
         record_of(lambda n: 1.0, weak=True, levels=(1, 2, 4)),
@@ -196,11 +209,13 @@ def test_a_study_of_nothing_says_so():
         measurements_of(record)
 
 
+@pytest.mark.needs("cpu")
 def test_workers_that_share_cores_are_said_to():
     text = text_of(record_of(amdahl(0.1), pinned=False))
     assert "not bound to cores: 8 workers, 4 cores" in text
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     "record",
     [
@@ -217,6 +232,8 @@ def test_facts_are_json(record):
     assert facts["study"] == "measure-delays-1"
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_next_is_never_what_was_just_measured():
     for levels in ((1, 2, 4, 8), (1, 2, 3, 4, 6, 8, 16), (1, 2, 4, 8, 16, 32)):
         for truth in (amdahl(0.1), lambda n: 10.0 / min(n, 2), lambda n: 10 / n):
@@ -228,6 +245,8 @@ def test_next_is_never_what_was_just_measured():
 STAIRS = (1, 3, 7, 15, 23, 40)
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("seconds", "levels", "said"),
     [
@@ -257,6 +276,7 @@ def test_each_family_has_a_sentence(seconds, levels, said):
     assert re.search(said, text_of(record_of(seconds, levels=levels, noise=0.004)))
 
 
+@pytest.mark.needs("cpu")
 def test_few_items_are_said_before_the_law():
     lines = text_of(record_of(lambda n: math.ceil(100 / n), levels=STAIRS, noise=0.004)).splitlines()
     at = next(at for at, line in enumerate(lines) if line.startswith("law "))
@@ -267,6 +287,7 @@ def test_few_items_are_said_before_the_law():
     assert sum("too few items" in line for line in lines) == 1
 
 
+@pytest.mark.needs("cpu")
 def test_what_else_fits_is_named_with_the_throughput_at_the_largest_n():
     text = text_of(record_of(amdahl(0.05), levels=(1, 2, 4), noise=0.03))
     told = re.search(
@@ -317,6 +338,7 @@ def budgeted(record, *, answer="knee", within=0.25, levels=None):
     return msgspec.structs.replace(record, started=started, finished=ended)
 
 
+@pytest.mark.needs("cpu")
 def test_a_study_with_a_budget_says_how_often_each_n_was_measured_and_which_were_left_out():
     record = record_of(amdahl(0.1), levels=(1, 2, 8))
     some = msgspec.structs.replace(
@@ -343,6 +365,7 @@ def test_an_n_that_is_measured_less_often_is_known_less_well():
     assert math.log(use.speedup.interval[1] / use.speedup.value) == pytest.approx(sure)
 
 
+@pytest.mark.needs("cpu")
 def test_the_time_that_was_asked_for_is_told():
     record = budgeted(record_of(amdahl(0.1)), answer="4")
     told = re.search(
@@ -353,6 +376,8 @@ def test_the_time_that_was_asked_for_is_told():
     assert "\ntime " not in text_of(budgeted(record_of(amdahl(0.1))))
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_a_study_that_ends_without_its_answer_says_so():
     record = record_of(amdahl(0.1))
     asked = budgeted(record, answer="4", within=0.001)
@@ -416,6 +441,7 @@ def busy(record, *, cpus, share=1.0):
     return msgspec.structs.replace(record, measured=tuple(measured), started=started)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("levels", [(1, 2), (1, 2, 4), (1, 2, 4, 8)])
 def test_next_names_no_n_beyond_cores_that_are_all_in_use(levels):
     record = record_of(lambda n: 10.0 / min(n, 2), levels=levels)
@@ -511,3 +537,8 @@ def test_advice_names_no_more_workers_than_cores_that_are_all_in_use(tmp_path):
         for event in (record.started, *record.measured, RunFinished(status="finished", seconds=1.0)):
             journal.append(event)
     assert known_limit(runs, "delays", "features") == "the workers compute on all 2 cores"
+
+
+def test_next_tells_the_cores_only_where_they_are_fewer():
+    text = text_of(record_of(amdahl(0.1), levels=(1, 2)))
+    assert re.search(r"^next  measure at N = 4$", text, re.MULTILINE)

@@ -69,6 +69,7 @@ class Shelf:
             return
 
 
+@pytest.mark.needs("cpu")
 @given(
     st.none() | st.integers(0, 5).map(float),
     st.lists(st.integers(0, 5).map(float), min_size=1, max_size=5),

@@ -8,7 +8,7 @@ import pytest
 from hooke.base.errors import HookeError, UntrustedModel, UsageError
 from hooke.models.format import FORMATS, LoadOptions, format_of
 
-pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 ROWS = np.random.default_rng(0).random((60, 3))
 LATE = (ROWS[:, 0] > 0.5).astype(int)
@@ -167,8 +167,10 @@ class TestSafetensors:
         with pytest.raises(HookeError, match="the module of m:1 cannot be built"):
             format.load(tmp_path, {"recipe": recipe, "why": ""}, known())
 
-    def test_a_stranger_has_nothing_imported(self, tmp_path):
+    def test_a_stranger_has_nothing_imported(self, tmp_path, monkeypatch):
         import torch
+
+        monkeypatch.delitem(sys.modules, "this", raising=False)  # another test's
 
         format = FORMATS.load("safetensors")()
         saved = format.save(torch.nn.Sequential(torch.nn.Linear(1, 1)), tmp_path, LoadOptions(label="m"))
@@ -226,3 +228,12 @@ def _named(kind):
     kind.__qualname__ = kind.__name__
     setattr(sys.modules[__name__], kind.__name__, kind)
     return kind
+
+
+def test_a_module_without_parameters_keeps_its_buffers(tmp_path):
+    import torch
+
+    made = torch.nn.Sequential(torch.nn.BatchNorm1d(2, affine=False)).eval()
+    made[0].running_mean.fill_(3.0)
+    read, _ = round_trip(made, tmp_path)
+    assert torch.equal(read(torch.ones(1, 2)), made(torch.ones(1, 2)))

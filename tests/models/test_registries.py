@@ -236,21 +236,23 @@ def same_answers(uri: str, ours, folder: Path) -> None:
     assert not first.digest
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.filterwarnings("ignore")
 def test_the_sqlite_file_says_what_mlflow_says(shop):
     file = shop.folder / "mlflow.db"
     same_answers(f"sqlite:///{file}", SqliteRegistry(file, elsewhere=nowhere), shop.folder)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_the_server_says_what_mlflow_says(server, tmp_path):
     same_answers(server, RestRegistry(server, {}, elsewhere=nowhere), tmp_path)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_all_who_give_a_new_alias_at_the_same_moment_succeed(server, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.browser import Browser
+from tests.support.needs import is_there, skip_without
 
 SCRIPT = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=2>\"'`&"
 """What a user's text may be."""
@@ -152,6 +153,8 @@ def served_pages(folder: Path, runs: dict[str, str]) -> Iterator[Pages]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    if not is_there("chromium"):
+        skip_without("chromium")
     made = Browser()
     try:
         yield made

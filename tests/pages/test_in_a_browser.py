@@ -10,7 +10,7 @@ import pytest
 from tests.pages.conftest import SCRIPT, Pages, hooke
 from tests.support.browser import Browser
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 AXE = Path(importlib.util.find_spec("axe_core_python").origin).parent / "axe.min.js"
 
@@ -29,6 +29,7 @@ def pages_of(pages: Pages) -> list[str]:
     return [f"{pages.address}/runs", pages.of("good"), pages.of("bad"), pages.of("bad", "/logs")]
 
 
+@pytest.mark.needs("cpu")
 def test_each_page_loads_nothing_from_elsewhere_and_runs_no_text(seen, pages):
     for address in pages_of(pages):
         seen.open(address)
@@ -52,6 +53,7 @@ def test_what_users_wrote_is_there_as_text(seen, pages):
     assert seen.troubles == []
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("width", "theme", "audited"),
     [(390, "light", True), (390, "dark", False), (1280, "light", False), (1280, "dark", True)],
@@ -129,6 +131,7 @@ def test_links_lead_somewhere(seen, pages):
     assert seen.troubles == []
 
 
+@pytest.mark.needs("cpu")
 def test_a_run_is_followed_live(seen, pages):
     """It begins, is there in the list and on its page, and what happens shows on both without a reload."""
     box = "document.querySelector('[data-filter=tasks-table]')"
@@ -165,6 +168,7 @@ def test_a_run_is_followed_live(seen, pages):
     assert seen.troubles == []
 
 
+@pytest.mark.needs("cpu")
 def test_a_file_needs_no_network(browser, pages, tmp_path):
     done = hooke(pages.folder, "report", pages.runs["bad"], "-o", str(tmp_path / "run.html"))
     assert done.returncode == 0, done.stderr

@@ -207,7 +207,7 @@ def pages_of(pages: Pages) -> dict[str, str]:
 TOLD = "[...document.querySelectorAll('svg.chart [data-t]')].map(each => each.dataset.t)"
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 class TestInABrowser:
     @pytest.mark.parametrize(
         ("width", "theme", "audited"),
@@ -387,6 +387,7 @@ def shown(asking: TestClient, path: str, *, status: int = 200) -> str:
 
 
 class TestLaws:
+    @pytest.mark.needs("cpu")
     def test_hundreds_of_studies_are_a_page_of_a_hundred(self, project, asking):
         for number in range(130):
             a_study(project, f"measure-train-20261125-{number:06d}-aaaa")

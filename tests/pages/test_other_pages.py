@@ -16,7 +16,7 @@ from tests.support.browser import Browser
 
 from hooke.journal.study_records import SEARCH_PREFIX
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 AXE = Path(importlib.util.find_spec("axe_core_python").origin).parent / "axe.min.js"
 
@@ -156,6 +156,7 @@ def pages_of(others: Pages) -> dict[str, str]:
     }
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("width", "theme", "audited"),
     [(390, "light", True), (390, "dark", False), (1280, "light", False), (1280, "dark", True)],
@@ -197,6 +198,7 @@ def test_runs_that_are_ticked_are_compared(seen, others):
     assert seen.js("document.querySelectorAll('#figures .parallel g').length") == 3
 
 
+@pytest.mark.needs("cpu")
 def test_what_is_ticked_stays_while_the_list_goes_on(seen, others):
     """A new run comes into the list; the tick and the keyboard stay where they were."""
     seen.open(f"{others.address}/runs?q=sweep")
@@ -221,6 +223,7 @@ def test_what_is_said_under_the_pointer(seen, others):
     assert seen.js("document.getElementById('tip').textContent").startswith("trial ")
 
 
+@pytest.mark.needs("cpu")
 def test_links_lead_somewhere_and_origins_to_their_runs(seen, others):
     todo, done = list(pages_of(others).values()), set()
     while todo:
@@ -274,6 +277,7 @@ def test_a_fleet_is_followed_live(seen, others):
     assert seen.js("window.shifts") < 0.02
 
 
+@pytest.mark.needs("cpu")
 def test_a_search_is_followed_live(seen, others):
     seen.open(f"{others.address}/searches")
     seen.js("window.same = true")

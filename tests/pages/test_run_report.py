@@ -102,6 +102,7 @@ def nasty_run(root, *, tasks: int = 1, name: str = NASTY) -> Played:
 
 
 class TestText:
+    @pytest.mark.needs("cpu")
     def test_no_text_becomes_markup(self, tmp_path):
         html = report_file(report_of(nasty_run(tmp_path)))
         page = Tags(html)
@@ -132,6 +133,7 @@ class TestText:
             policy,
         )
 
+    @pytest.mark.needs("cpu")
     def test_it_is_never_larger_than_it_may_be(self, tmp_path):
         long = NASTY * 200
         played = nasty_run(tmp_path, tasks=700, name=long[:4000])
@@ -147,6 +149,7 @@ class TestText:
         html = report_file(report)
         assert 300_000 < len(html.encode()) <= MOST_BYTES
 
+    @pytest.mark.needs("cpu")
     def test_a_timeline_that_does_not_fit_gives_way(self, tmp_path):
         bar = Bar(kind="compute", x=1.0, width=2.0, said="x" * 290)
         lane = Lane(worker="w", bars=(bar,) * 6000, compute_s=1.0, transfer_s=0.0, wait_s=0.0, attempts=6000)
@@ -157,6 +160,7 @@ class TestText:
 
 
 class TestTimeline:
+    @pytest.mark.needs("cpu")
     @given(
         st.lists(
             st.tuples(st.integers(0, 99), st.floats(0, 50), st.floats(0, 9), st.floats(0, 9)),
@@ -197,6 +201,7 @@ class TestTimeline:
                 assert 0 <= bar.x <= WIDTH
                 assert 0 < bar.height <= 1.0 + 1e-9
 
+    @pytest.mark.needs("cpu")
     def test_twenty_thousand_attempts_are_a_few_bars(self):
         view = TimelineView()
         for number in range(20_000):
@@ -219,6 +224,7 @@ class TestTimeline:
 
 
 class TestRuns:
+    @pytest.mark.needs("cpu")
     def test_a_run_tells_its_story(self, workshop, tmp_path):
         workshop.write("""
             from hooke import log_metric, pipeline, task
@@ -426,6 +432,7 @@ class TestLines:
         played.end()
         assert report_of(played).metrics[0].line == line
 
+    @pytest.mark.needs("cpu")
     @given(
         st.lists(st.tuples(st.floats(0, 1e6), st.floats(allow_infinity=True, allow_nan=True)), max_size=900)
     )

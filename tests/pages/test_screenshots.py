@@ -16,6 +16,8 @@ from tests.pages.screenshots import (
     scene,
 )
 
+pytestmark = pytest.mark.needs("chromium")
+
 AGAIN = "look at what changed, then: make screenshots"
 MOST_BYTES = 150_000
 WITHOUT = {
@@ -37,14 +39,15 @@ def seen():
         yield made
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("shot", SCREENSHOTS, ids=lambda shot: shot.name)
 def test_a_picture_shows_what_the_page_consists_of(seen, shot):
     seen.open(shot)
     assert outlines()[shot.name] == seen.outline(shot), AGAIN
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_the_picture_of_the_graph_is_that_of_the_example(seen):
     assert GRAPH.read_text("utf-8") == seen.graph, AGAIN
 

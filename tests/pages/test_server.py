@@ -71,6 +71,8 @@ def addresses(server: PageServer) -> list[str]:
 
 
 class TestGate:
+    @pytest.mark.long
+    @pytest.mark.needs("cpu")
     @pytest.mark.parametrize("token", ["", "wrong", TOKEN[:-1], TOKEN + "t"])
     def test_without_the_token_no_route_answers_by_any_method(self, server, token):
         with client(server, token=token) as asking:
@@ -84,12 +86,16 @@ class TestGate:
             addresses(server)
         )
 
+    @pytest.mark.long
+    @pytest.mark.needs("cpu")
     def test_no_foreign_host_is_answered(self, server):
         for host in ("evil.example", "evil.example:5180", "127.0.0.1:80", "127.0.0.1", "localhost.evil:5180"):
             with client(server, host=host) as asking:
                 for path, method in product(addresses(server), METHODS):
                     assert asking.request(method, path).status_code == 403, (host, method, path)
 
+    @pytest.mark.long
+    @pytest.mark.needs("cpu")
     @pytest.mark.parametrize(
         "headers",
         [
@@ -112,6 +118,7 @@ class TestGate:
             for name, value in (("host", HOST), ("origin", f"http://{HOST}")):
                 assert asking.get("/runs", headers=[(name, value), (name, value)]).status_code == 403
 
+    @pytest.mark.needs("cpu")
     def test_nothing_can_be_changed(self, server):
         with client(server) as asking:
             for path, method in product(addresses(server), METHODS[2:]):
@@ -126,6 +133,7 @@ class TestGate:
             assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(answer.headers["set-cookie"].split("; "))
             assert asking.get("/runs").status_code == 200
 
+    @pytest.mark.needs("cpu")
     def test_every_answer_has_the_policy(self, server):
         assert {"/runs", "/compare", "/searches", "/models", "/store", "/fleets"} <= set(addresses(server))
         with client(server) as asking:
@@ -148,6 +156,7 @@ class TestArtifacts:
             assert page.headers["content-security-policy"] == "default-src 'none'; sandbox"
             assert asking.get(f"/runs/{RUN}/artifacts/2").status_code == 404
 
+    @pytest.mark.needs("cpu")
     def test_no_file_outside_the_run_is_served(self, server, runs, tmp_path):
         (tmp_path / "secret.txt").write_text("secret")
         folder = runs.folder(RUN)
@@ -280,6 +289,7 @@ class TestRuns:
             assert "no machines" not in page
             assert "$0" not in page
 
+    @pytest.mark.needs("cpu")
     def test_no_more_is_compared_than_a_page_can_read(self, server, runs, tmp_path):
         for number in range(12):
             Played(tmp_path, f"r{number}-20261125-{number:06d}-x").end()
@@ -308,3 +318,36 @@ class TestRuns:
             index.follower(name)[1].read()
         after = len(os.listdir("/proc/self/fd")) if before else 0
         assert after - before <= 4
+
+
+def test_of_two_that_ask_for_the_store_at_once_one_counts_it(tmp_path):
+    import threading
+
+    from hooke.cli.ui.store import StorePages
+
+    class Interrupted(dict):
+        def pop(self, key, default=None):
+            if other.ident is None:
+                other.start()
+                other.join(0.1)  # it waits for the first, or begins a count meanwhile
+            return super().pop(key, default)
+
+    project = Project.at(tmp_path)
+    project.create()
+    pages, counts = StorePages(project), []
+    pages._counts = Interrupted()
+    other = threading.Thread(target=lambda: counts.append(pages._count(None)))
+    counts.append(pages._count(None))
+    other.join()
+    assert counts[0] is counts[1]
+    assert counts[0].done.wait(60)
+
+
+def test_events_of_a_fleet_that_there_is_not_are_not_found(runs):
+    from hooke.cli.ui.fleets import FleetPages
+
+    subjects = [FleetPages(Project.at(runs.path.parents[1]))]
+    with client(
+        PageServer(RunIndex(runs), name="shop", beside=lambda run, ended: ("", {}), subjects=subjects)
+    ) as asking:
+        assert asking.get("/fleets/none/events").status_code == 404

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from hooke.pipeline.node_state import (
 MEASURED = st.lists(st.tuples(st.integers(1, 1000), st.floats(0, 100), st.floats(-1, 10)), max_size=20)
 
 
+@pytest.mark.needs("cpu")
 @example([(1, 5e-324, 0.0)], 10, 1)
 @example([(1, 0.0, -1.0)], 9, 0)  # clocks that differ
 @given(MEASURED, st.integers(1, 10**7), st.integers(0, 1000))
@@ -135,6 +137,7 @@ def test_a_chunk_holds_about_the_target_of_work(seconds_each, measured):
     assert (sizer.size(10**9, 1) - 1) * seconds_each <= TARGET_S * 1.001
 
 
+@pytest.mark.needs("cpu")
 @given(st.dictionaries(st.integers(0, 300), st.floats(0, 10)), st.sets(st.integers(0, 300)))
 def test_choices_by_length_go_down_and_come_once(expected, ready_items):
     ready = IntervalSet(iter((item, item + 1) for item in sorted(ready_items)))

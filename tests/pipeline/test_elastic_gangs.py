@@ -265,6 +265,7 @@ def test_what_remains_tells_how_many_workers_it_could_use_and_needs():
     assert (left.running, left.ready, left.slots) == (0, 4, 1)
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(

@@ -86,6 +86,8 @@ def test_exceptions_of_every_shape_come_back(error):
     assert str(cause) == str(error)
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_a_huge_exception_takes_little_room_and_comes_back():
     error = ValueError("x" * 50_000_000)
     error.table = list(range(1_000_000))

@@ -148,6 +148,7 @@ def test_a_gang_runs_again_as_a_whole():
     assert played.state.next_due() is not None
 
 
+@pytest.mark.needs("cpu")
 @settings(deadline=None)  # each example traces a pipeline
 @given(
     widths=st.lists(st.integers(0, 5), min_size=1, max_size=8),

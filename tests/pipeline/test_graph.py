@@ -85,6 +85,7 @@ class TestShape:
         assert Use(1, (slice(1, 2),)) != Use(1, (slice(1, 3),))
         assert len({Use(1), Use(1), Use(1, elementwise=True), Use(2)}) == 3
 
+    @pytest.mark.needs("cpu")
     @given(st.lists(st.sets(st.integers(0, 30)), max_size=30))
     def test_against_their_definitions(self, wishes):
         parents = [sorted(p for p in wish if p < i) for i, wish in enumerate(wishes)]
@@ -189,6 +190,7 @@ class TestDescription:
         assert graph.depths()[-1] == 3000
 
 
+@pytest.mark.needs("cpu")
 def test_a_graph_is_pure():
     forbidden = {"asyncio", "random", "select", "socket", "subprocess", "threading", "_thread_run"}
     code = "import sys; before = set(sys.modules); import hooke.pipeline.graph; print(*(set(sys.modules) - before))"

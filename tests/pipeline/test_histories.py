@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 from tests.pipeline import planted
-from tests.support.campaigns import campaign
 from tests.support.simulation.histories import check, simulate
+from tests.support.sizes import choose_size
 
 from hooke.journal.events import WITH_FAILURES, AttemptFailed, AttemptFinished, AttemptStarted, ItemsSkipped
 from hooke.pipeline.run_state import RunState
 from hooke.testing.virtual_world import Faults
 
-CAMPAIGN = campaign(__name__)
+HISTORIES = choose_size(sample=50, full=100, soak=1_000)
 FOUND_WITHIN = 400
 PARTS = 10  # processes share them, and none comes near a test's time limit
 
@@ -55,16 +55,15 @@ PLANTED = {
 """Bugs, each with the first history that shows it, as it was last looked for: that one is played first."""
 
 
-@pytest.mark.campaign
 @pytest.mark.parametrize(
-    "part", [0, *(pytest.param(part, marks=pytest.mark.heavy) for part in range(1, PARTS))]
+    "part", [0, *(pytest.param(part, marks=pytest.mark.needs("processes")) for part in range(1, PARTS))]
 )
 def test_histories_keep_every_invariant(part: int) -> None:
-    for seed in range(part, CAMPAIGN.size, PARTS):
+    for seed in range(part, HISTORIES, PARTS):
         check(simulate(seed))
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.__name__)
 def test_a_planted_bug_is_found(bug: type) -> None:
     class_of = "state_class" if issubclass(bug, RunState) else "runner_class"
@@ -77,15 +76,20 @@ def test_a_planted_bug_is_found(bug: type) -> None:
         play()
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("seed", [3, 50, 819])
 def test_a_seed_replays_to_the_same_trace(seed: int) -> None:
     assert simulate(seed).trace == simulate(seed).trace
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_histories_differ() -> None:
     assert len({len(simulate(seed).trace) for seed in range(20)}) > 10
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_without_faults_a_run_is_one_driver_that_finishes() -> None:
     for seed in range(30):
         history = simulate(seed, faults=Faults())
@@ -99,7 +103,8 @@ def some() -> list:
     return [simulate(seed) for seed in range(60)]
 
 
-@pytest.mark.heavy  # sixty histories
+@pytest.mark.long
+@pytest.mark.needs("processes")  # sixty histories
 def test_every_kind_of_fault_happens(some: list) -> None:
     seen = dict.fromkeys(("crash", "cancel", "held"), 0)
     kinds = set()
@@ -119,7 +124,7 @@ def test_every_kind_of_fault_happens(some: list) -> None:
     }
 
 
-@pytest.mark.heavy  # the same sixty
+@pytest.mark.needs("processes")  # the same sixty
 def test_gangs_run_fail_and_wait_for_one_another(some: list) -> None:
     begun, failed, crowded = 0, 0, 0
     for history in some:
@@ -133,7 +138,7 @@ def test_gangs_run_fail_and_wait_for_one_another(some: list) -> None:
     assert crowded > 5
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_calls_follow_one_another_are_taken_back_and_fail() -> None:
     followed, begun, dropped = 0, 0, 0
     for history in [simulate(seed) for seed in (39, 49, 212)]:  # as they were last looked for
@@ -148,7 +153,7 @@ def test_calls_follow_one_another_are_taken_back_and_fail() -> None:
     assert followed >= begun
 
 
-@pytest.mark.heavy  # the same sixty
+@pytest.mark.needs("processes")  # the same sixty
 def test_elastic_gangs_begin_small_grow_make_way_and_lose_machines(some: list) -> None:
     seen = dict.fromkeys(("narrow", "grown", "made way", "lost", "withdrawn"), 0)
     for history in some:
@@ -171,7 +176,7 @@ def _facts(trace, what: str) -> list:
     return [record.facts for record in trace if record.what == what]
 
 
-@pytest.mark.heavy  # the same sixty
+@pytest.mark.needs("processes")  # the same sixty
 def test_failed_items_are_left_out_skipped_and_taken_up_again(some: list) -> None:
     ends, skipped, tainted = 0, 0, 0
     for history in some:
@@ -184,7 +189,8 @@ def test_failed_items_are_left_out_skipped_and_taken_up_again(some: list) -> Non
     assert tainted > 3
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_second_attempts_win_lose_and_fail() -> None:
     ends: set[tuple[str, str]] = set()
     for seed in (41, 43, *range(130)):  # the first two have them all, as they were last looked for

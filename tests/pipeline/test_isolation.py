@@ -30,6 +30,7 @@ def draws() -> tuple[float, float]:
     return random.random(), float(np.random.rand())
 
 
+@pytest.mark.needs("cpu")
 @given(KEYS, KEYS, st.integers(0, 5))
 def test_what_is_drawn_follows_from_the_key_alone(key, other, before):
     with SeededAttempt(restored=True):
@@ -73,6 +74,7 @@ print(len(sys.meta_path))
 """
 
 
+@pytest.mark.needs("cpu")
 def test_a_library_that_the_call_imports_is_seeded_as_soon_as_it_is_there():
     done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, check=True)
     same, inside, outside = done.stdout.split()
@@ -110,7 +112,7 @@ def indirect_draw(x: int) -> float:
     return module_draw(x)
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_only_what_surely_draws_nothing_is_left_unseeded():
     assert touches_nothing_global(fingerprint_code(doubled), [2, "text"], [range(3), [1, 2.0]])
     for draws_some in (module_draw, bound_draw, numpy_draw, late_draw, hidden_draw, indirect_draw):

@@ -474,6 +474,7 @@ def test_other_threads_of_the_drivers_process_do_not(place: Place) -> None:
     thread.join()
 
 
+@pytest.mark.needs("cpu")
 def test_forked_children_report(place: Place) -> None:
     expected = [("file", "d.csv"), ("listing", "data"), ("variable", "HOOKED_MODE")]
     assert place.inputs(_read_in_child, HOOKED_MODE="x") == expected
@@ -614,6 +615,7 @@ def test_a_failed_attempt_says_what_its_finished_items_read(place: Place) -> Non
     assert [(each.lo, each.hi) for each in answer.observed] == [(0, 1), (1, 2)]
 
 
+@pytest.mark.needs("cpu")
 def test_more_than_a_thousand_files_are_one_tree_per_folder(place: Place) -> None:
     for number in range(1001):
         Path(f"data/{number}").write_text(str(number))
@@ -648,6 +650,7 @@ def test_a_result_is_pickled_by_a_wrapped_reader_as_itself(place: Place) -> None
 NAMES = st.sampled_from(["a", "data", ".hooke", "__pycache__", "x.csv", "site-packages", "tmp", ".env"])
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(NAMES, min_size=1, max_size=4))
 def test_a_path_below_the_project_counts_unless_a_part_of_it_never_does(parts: list[str]) -> None:
     rules = PathRules("/nowhere/project")
@@ -659,6 +662,7 @@ def test_a_path_below_the_project_counts_unless_a_part_of_it_never_does(parts: l
 KINDS = st.sampled_from(["read", "truncate", "change", "list", "handed", "remove"])
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.tuples(KINDS, st.integers(0, 2), st.sampled_from(["x", "y"])), max_size=8))
 def test_a_file_that_is_truncated_first_is_never_an_input(events: list[tuple[str, int, str]]) -> None:
     rules = PathRules("/nowhere/project")
@@ -673,6 +677,7 @@ def test_a_file_that_is_truncated_first_is_never_an_input(events: list[tuple[str
             assert ("file", path) not in settled.inputs
 
 
+@pytest.mark.needs("cpu")
 def test_a_folder_of_a_thousand_files_that_is_removed_afterwards_makes_the_result_unsettled(
     place: Place,
 ) -> None:

@@ -25,7 +25,7 @@ from tests.pipeline.observing_engine import (
     uncached,
     unread,
 )
-from tests.support.campaigns import campaign
+from tests.support.sizes import choose_size
 
 from hooke.journal.events import InputsChanged
 from hooke.pipeline.pipeline import pipeline
@@ -35,7 +35,8 @@ from hooke.running.why import roots
 from hooke.store.entries import Entry
 from hooke.store.store import Store
 
-CAMPAIGN = campaign(__name__)
+HISTORIES = choose_size(sample=5, full=10, soak=100)
+PARTS = 5  # processes share them
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +60,7 @@ EVERY = [
 ]
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(("wanted", "name", "again"), EVERY, ids=lambda each: getattr(each, "name", None))
 def test_what_was_made_from_a_changed_file_runs_and_counts_again_when_the_file_is_put_back(
     place, wanted, name, again
@@ -130,6 +132,8 @@ def test_what_depends_on_an_uncached_task_runs_as_ever(place):
     assert place.run(uncached) == (["load", "fresh", "shout"], "CHANGED")
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_sixteen_results_of_a_key_are_kept_and_the_oldest_goes(place):
     for wanted in (chain, mapped):
         texts = [f"text{number}" for number in range(17)]
@@ -239,6 +243,7 @@ def test_the_journal_says_which_input_changed(place):
     assert told == {(2, "b", False), (3, True)}
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("seed", range(5))
 def test_damaged_records_and_manifests_make_tasks_run_again(place, seed):
     chance = random.Random(seed)
@@ -264,10 +269,11 @@ def test_damaged_records_and_manifests_make_tasks_run_again(place, seed):
     assert place.run(wanted)[1] == first
 
 
-@pytest.mark.parametrize("part", range(CAMPAIGN.tests))
+@pytest.mark.needs("cpu")
+@pytest.mark.parametrize("part", range(PARTS))
 def test_any_order_of_edits_kills_resumes_and_removals_gives_what_plain_python_gives(tmp_path, part):
     """Also: a run after a run runs nothing."""
-    for seed in range(part, CAMPAIGN.size, CAMPAIGN.tests):
+    for seed in range(part, HISTORIES, PARTS):
         folder = tmp_path / str(seed)
         folder.mkdir()
         play(Place(folder, unshared=seed % 2 == 1), seed)
@@ -384,6 +390,7 @@ def test_a_cached_run_asks_a_worker_once_about_files_that_the_driver_does_not_se
     assert apart.looks == 0, "the driver knows the variables"
 
 
+@pytest.mark.needs("cpu")
 def test_many_files_are_looked_at_in_parts(apart):
     names = {f"many{number}": "same" for number in range(MOST_LOOKED_AT + 1)}
     apart.put(**names)

@@ -320,6 +320,7 @@ WRITERS: dict[str, tuple[str, Callable[[], None]]] = {
 }
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("before", ["absent", "there"])
 @pytest.mark.parametrize("writer", WRITERS)
 def test_what_a_library_writes_by_code_of_its_own_is_no_input(place: Place, writer: str, before: str) -> None:
@@ -333,6 +334,7 @@ def test_what_a_library_writes_by_code_of_its_own_is_no_input(place: Place, writ
     assert observed.wrote == ("x.bin",)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("reader", LIBRARIES)
 def test_readers_of_libraries(place: Place, reader: str) -> None:
     write, read = LIBRARIES[reader]
@@ -379,8 +381,10 @@ def test_files_that_arguments_and_texts_in_the_code_name_count_for_another_proce
     assert place.inputs(by_argument, "d.ini") == [("file", "d.ini")]
 
 
+@pytest.mark.needs("cpu")
 def test_files_that_the_code_names_count_where_joblib_runs_it(place: Place) -> None:
     pytest.importorskip("joblib")
+    from joblib.externals.loky import get_reusable_executor
 
     def by_joblib(path: str) -> None:
         from joblib import Parallel, delayed
@@ -391,6 +395,7 @@ def test_files_that_the_code_names_count_where_joblib_runs_it(place: Place) -> N
     for _ in range(2):  # joblib keeps its processes
         found = place.inputs(by_joblib, "d.csv")
         assert [each for each in found if each[0] == "file"] == wanted
+    get_reusable_executor().shutdown()
 
 
 def test_files_that_an_argument_names_count_for_spawned_processes(place: Place) -> None:

@@ -176,6 +176,7 @@ class TestDeclarations:
 
 
 class TestTheRootPackage:
+    @pytest.mark.needs("cpu")
     def test_the_decorator_is_not_hidden_by_the_folder(self):
         code = "import hooke.pipeline.engine, hooke.pipeline.trace; from hooke import pipeline; print(callable(pipeline))"
         done = subprocess.run(

@@ -349,7 +349,7 @@ def all_kinds() -> list[object]:
 """
 
 
-@pytest.mark.heavy  # one evaluates code, so all modules of this process are compiled
+@pytest.mark.needs("processes")  # one evaluates code, so all modules of this process are compiled
 def test_only_what_surely_changes_nothing_is_plain(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

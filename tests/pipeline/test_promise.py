@@ -198,6 +198,7 @@ def unpacked(promise):
     one, two = promise
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("operation", list(OPERATIONS))
 def test_what_needs_the_value_says_task_line_and_mend(operation):
     error = refused(OPERATIONS[operation])

@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -6,6 +7,7 @@ from hooke.pipeline.retries import BASE_S, LONGEST_HELD_S, LONGEST_S, held_until
 SEEDS = st.integers(0, 2**31)
 
 
+@pytest.mark.needs("cpu")
 @given(st.integers(1, 10**6), SEEDS, st.tuples(st.integers(0, 10**6), st.integers(-1, 10**6)))
 def test_waits_are_bounded_and_replay(failures, seed, salt):
     wait = retry_delay(failures, seed=seed, salt=salt)
@@ -41,6 +43,7 @@ def test_waits_for_another_process_are_bounded_and_replay(now, looks, seed):
     assert due == held_until(now, looks, seed=seed)
 
 
+@pytest.mark.needs("cpu")
 @given(NOWS, st.integers(1, 20), SEEDS, st.floats(0, 0.04))
 def test_those_that_begin_to_wait_one_after_another_are_looked_up_together(now, looks, seed, later):
     due = {round(held_until(now + share * later, looks, seed=seed), 5) for share in (0, 0.2, 0.5, 1)}

@@ -85,6 +85,7 @@ def test_what_is_found_asks_nothing_of_its_ancestors():
     assert run.state.status == "finished"
 
 
+@pytest.mark.needs("cpu")
 @given(
     above=st.lists(st.sets(st.integers(0, 9), max_size=3), min_size=2, max_size=10),
     stored=st.sets(st.integers(0, 9)),
@@ -140,6 +141,7 @@ def functions_called(count, stored):
     return called
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("step", [1, 2, 1000])
 def test_a_node_costs_as_much_however_many_there_are(step):
     def stored(node):

@@ -343,6 +343,7 @@ def test_two_equal_calls_run_once(tmp_path):
     assert len(driven.of(MapExpanded)) == 2
 
 
+@pytest.mark.needs("cpu")
 def test_a_node_that_waits_for_another_of_its_run_waits_no_longer(tmp_path):
     """Even if by then it looks rarely: it is told of the end, which it would find late otherwise."""
 
@@ -551,3 +552,18 @@ def test_the_beaten_attempt_is_cancelled_and_its_answer_goes_nowhere(tmp_path):
     assert driven.engine.cancelled == [second.twin_of]
     assert driven.state.ignored == 1
     assert [event.attempt for event in driven.of(AttemptFinished) if event.lo == 0] == [second.attempt]
+
+
+def test_a_stop_is_journalled_before_what_runs_is_cancelled(tmp_path):
+    driven = Driven(tmp_path, mapped, 5)
+    driven.engine.answer = lambda call: []
+    wait, last = driven.engine.wait, []
+
+    def wait_and_stop(timeout_s):
+        driven.stop = "me"
+        return wait(timeout_s)
+
+    driven.engine.wait = wait_and_stop
+    driven.engine.cancel = lambda attempt: last.append(type(driven.events[-1]).__name__)
+    assert driven.run() == "stopped"
+    assert last == ["StopRequested"] * len(driven.engine.calls)

@@ -17,7 +17,8 @@ def driven(items: int) -> dict[str, int]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_a_million_items_cost_by_the_chunk() -> None:
     quarter, million = driven(250_000), driven(1_000_000)
     assert million["status"] == "finished"

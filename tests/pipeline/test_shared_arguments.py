@@ -89,6 +89,7 @@ def fail_after_a_change(x, table):
 NUMBERS = list(range(ITEMS))
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("function", "constants", "expected"),
     [

@@ -324,6 +324,7 @@ def run_with_threads(folder, body, *args, run, aside=None):
     return answer
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("body", [mixed, twice])
 def test_threads_make_the_requests_of_a_store_that_takes_long(tmp_path, body):
     with counted(0.002):

@@ -164,6 +164,7 @@ def test_copies_are_the_task_itself():
         assert copy.deepcopy([declared])[0] is declared
 
 
+@pytest.mark.needs("cpu")
 def test_tasks_of_a_script_reach_a_process_that_did_not_run_it(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

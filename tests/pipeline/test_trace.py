@@ -395,6 +395,7 @@ class TestContext:
 class TestSize:
     """Bounds are some ten times what a quiet core takes: they catch a wrong order of growth only."""
 
+    @pytest.mark.needs("cpu")
     def test_a_million_plain_items(self):
         items = list(range(1_000_000))
         started = time.thread_time()
@@ -409,6 +410,7 @@ class TestSize:
         assert node.iterables == (range(10**12),)
         assert node.items == 10**12
 
+    @pytest.mark.needs("cpu")
     def test_many_nodes(self):
         def body():
             results = [source(i) for i in range(2_000)]

@@ -7,6 +7,7 @@ from collections import OrderedDict, deque
 import numpy as np
 import pandas as pd
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -169,6 +170,8 @@ def listed(value):
     return list(value) if isinstance(value, range) else value
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @settings(max_examples=150, deadline=None)
 @given(INSTRUCTIONS, st.integers(0, 100))
 def test_traced_and_evaluated_is_as_called(instructions, start):
@@ -177,6 +180,7 @@ def test_traced_and_evaluated_is_as_called(instructions, start):
     assert listed(evaluate(graph)) == listed(random_pipeline(instructions, start))
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=50, deadline=None)
 @given(INSTRUCTIONS, st.integers(0, 100))
 def test_every_node_is_needed_by_a_root(instructions, start):
@@ -203,6 +207,7 @@ NESTINGS = st.recursive(
 )
 
 
+@pytest.mark.needs("cpu")
 @given(NESTINGS)
 def test_a_copied_nesting_is_equal_and_shares_nothing_that_changes(value):
     copied = copy_nesting(value)
@@ -220,6 +225,7 @@ def changeable(value):
     return found
 
 
+@pytest.mark.needs("cpu")
 @given(NESTINGS, st.integers(0, 3))
 def test_promises_are_found_wherever_they_are_put(value, count):
     def body():
@@ -344,6 +350,8 @@ def changing(steps):
     return results
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @settings(max_examples=150, deadline=None)
 @given(CHANGES)
 def test_each_call_gets_its_arguments_as_they_were_when_it_was_made(steps):
@@ -364,6 +372,7 @@ def given_to(node):
     return [node.task.function(*row, **node.arguments) for row in zip(*node.iterables, strict=True)]
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from([*range(1, 9), *range(10, 16), 17, 18]), st.integers(2, 19))
 def test_an_object_that_did_not_change_is_one_argument_of_all_calls(i, n):
@@ -408,6 +417,7 @@ def outcome(function, *arguments):
     return list(found.items()) if isinstance(found, dict) else found
 
 
+@pytest.mark.needs("cpu")
 @given(
     signature=st.sampled_from(SIGNATURES),
     args=st.lists(st.integers(), max_size=4),

@@ -148,6 +148,7 @@ def checked(folder: Path, source: str) -> dict[int, list[str]]:
     return said
 
 
+@pytest.mark.needs("cpu")
 def test_original_signatures_are_seen(tmp_path):
     source = PREAMBLE + REVEALED
     said = checked(tmp_path, source)
@@ -156,6 +157,7 @@ def test_original_signatures_are_seen(tmp_path):
         assert said.get(number, []) == expected, line
 
 
+@pytest.mark.needs("cpu")
 def test_wrong_calls_are_refused(tmp_path):
     source = PREAMBLE + REFUSED
     said = checked(tmp_path, source)

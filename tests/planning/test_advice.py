@@ -32,6 +32,7 @@ def job(workshop):
     return workshop
 
 
+@pytest.mark.needs("cpu")
 def test_what_attempts_used(job):
     run = job.run()
     found = advise(job.project.runs, run=run.id)
@@ -42,6 +43,7 @@ def test_what_attempts_used(job):
     assert found["wait"].declared_cpus == 2
 
 
+@pytest.mark.needs("cpu")
 def test_only_the_newest_code_counts(job):
     before = advise(job.project.runs, run=job.run().id)
     job.edit("200 * 2**20", "100 * 2**20")
@@ -54,6 +56,7 @@ def test_only_the_newest_code_counts(job):
     assert advise(job.project.runs, pipeline="other") == {}
 
 
+@pytest.mark.needs("cpu")
 def test_a_damaged_journal_is_named_where_it_was_asked_for(job):
     run = job.run()
     content = bytearray((run.folder / "driver.journal").read_bytes())

@@ -117,6 +117,7 @@ def study(kind: str, seed: int) -> list[Measured]:
     return [measured(kind, n, repeat, chance) for repeat in range(3) for n in LEVELS]
 
 
+@pytest.mark.needs("cpu")
 def test_of_ten_planted_causes_nine_in_ten_are_named_and_hardly_any_wrongly():
     named = {kind: [cause_of(study(kind, seed), cores=CORES) for seed in range(10)] for kind in PLANTED}
     controls = [cause_of(study(kind, seed), cores=CORES) for kind in CONTROLS for seed in range(10)]

@@ -39,6 +39,7 @@ def later(events: list[Event]) -> list[Event]:
 
 
 class TestOneRun:
+    @pytest.mark.needs("cpu")
     def test_whose_workers_changed_in_number_has_a_curve(self, runs):
         curve = curve_of(runs, put(runs, 1, [(0.0, 1), (20.0, 2), (40.0, 4)], items=200))
         assert curve.measurements.levels.tolist() == [1, 2, 4]
@@ -47,6 +48,7 @@ class TestOneRun:
         assert curve.unit == "items"
         assert any(note.startswith("each N was measured at one time only") for note in curve.notes)
 
+    @pytest.mark.needs("cpu")
     def test_that_came_back_to_an_n_says_nothing_of_time(self, runs):
         curve = curve_of(runs, put(runs, 1, [(0.0, 1), (20.0, 2), (40.0, 4), (60.0, 1)], items=340))
         assert not any("at one time only" in note for note in curve.notes)
@@ -92,6 +94,7 @@ class TestOneRun:
             curve_of(runs, name_of(1))
         assert "size=9" in caught.value.why
 
+    @pytest.mark.needs("cpu")
     def test_without_a_name_the_task_that_took_longest_is_meant(self, runs):
         name = put(runs, 1, [(0.0, 1), (20.0, 2), (30.0, 3)], maps=[("a", 200, 0.3), ("b", 40, 0.05)])
         assert curve_of(runs, name).name == "a"
@@ -111,6 +114,7 @@ class TestOneRun:
 
 
 class TestSeveralRuns:
+    @pytest.mark.needs("cpu")
     def test_equal_work_counts_together(self, runs):
         for number, n in ((1, 1), (2, 2)):
             put(runs, number, [(0.0, n)])
@@ -126,6 +130,7 @@ class TestSeveralRuns:
         assert caught.value.why.splitlines() == ["N = 2: size=5", "N = 1: size=3"]
         assert caught.value.measure_at == 1
 
+    @pytest.mark.needs("cpu")
     def test_what_cannot_be_read_is_passed_over(self, runs):
         put(runs, 1, [(0.0, 1)])
         put(runs, 4, [(0.0, 3)])
@@ -133,6 +138,7 @@ class TestSeveralRuns:
         damaged.write_bytes(b"no journal" + damaged.read_bytes())
         assert curve_of(runs, put(runs, 3, [(0.0, 2)])).measurements.levels.tolist() == [1, 2, 3]
 
+    @pytest.mark.needs("cpu")
     def test_a_study_among_them_is_none_of_them(self, runs):
         written(runs, STUDY, begun(STUDY), *THREE, ENDED)
         curve = curve_of(runs, put(runs, 1, [(0.0, 1), (20.0, 2), (40.0, 4)], items=200))
@@ -140,6 +146,7 @@ class TestSeveralRuns:
 
 
 class TestStudies:
+    @pytest.mark.needs("cpu")
     def test_a_study_has_its_cost(self, runs):
         written(runs, STUDY, begun(STUDY), *THREE, PLAIN, ENDED)
         curve = curve_of(runs, STUDY)

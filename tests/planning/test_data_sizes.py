@@ -127,6 +127,7 @@ class TestWhatWasRead:
         plan = planned(job, "of_files", scale=2, paths=paths)
         assert any("declared 488 KiB now, 977 KiB in this plan" in note for note in plan.notes), plan.notes
 
+    @pytest.mark.needs("cpu")
     def test_a_file_with_a_long_path_is_not_counted_twice(self, job):
         folder = job.folder / ("a-long-name-" * 8)
         folder.mkdir()
@@ -168,6 +169,7 @@ class TestWhatWasRead:
 
 
 class TestScale:
+    @pytest.mark.needs("cpu")
     def test_ten_times_the_data_have_ten_times_the_items_where_the_list_grew_with_them(self, job):
         for size in (20_000, 40_000, 80_000):
             job.run(name="job", path=of_size(job, f"{size}.bin", size))
@@ -177,6 +179,7 @@ class TestScale:
         assert "data read: read 78.1 KiB now, 781 KiB in this plan" in plan.notes
         assert not [note for note in plan.notes if "assumed: piece " in note]
 
+    @pytest.mark.needs("cpu")
     def test_after_one_size_it_says_what_it_assumes_and_which_runs_to_make(self, job):
         job.edit("return len(part)", "__import__('time').sleep(0.05)\n    return len(part)")
         job.run(name="job", path=of_size(job, "a.bin", 50_000))
@@ -189,6 +192,7 @@ class TestScale:
         assert "runs on two other sizes of the data would tell" in plan.reason
         assert "to predict it: run it on 2 and on 4 times the data" in plan.notes
 
+    @pytest.mark.needs("cpu")
     def test_the_items_of_a_list_that_does_not_exist_yet_follow_the_file_that_there_is(self, job):
         for size in (20_000, 40_000, 80_000):
             job.run(name="job", path=of_size(job, f"{size}.bin", size))
@@ -238,6 +242,7 @@ class TestScale:
         of_size(job, "a.bin", 5_000)
         assert "no duration is known" in planned(job, scale=10).reason
 
+    @pytest.mark.needs("cpu")
     def test_a_run_is_not_compared_with_a_plan_for_other_data(self, job):
         job.run(name="job", path=of_size(job, "a.bin", 50_000))
         plan = planned(job, path="a.bin", skip=1, scale=1)
@@ -260,6 +265,7 @@ class TestOtherData:
         of_size(job, "a.bin", 40_000)
         assert survey_bytes(job, path="a.bin")["read"] == call_bytes(40_000, 0)
 
+    @pytest.mark.long
     def test_the_path_is_no_argument_that_has_to_be_equal(self, job):
         job.run(name="job", path=of_size(job, "a.bin", 20_000))
         plan = planned(job, path=of_size(job, "b.bin", 20_100))
@@ -318,6 +324,7 @@ def project(tmp_path):
     return Project.at(tmp_path)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("pipeline", [table, cut, files], ids=lambda each: each.name)
 @pytest.mark.parametrize("power", [0.9, 1.0, 1.1])
 def test_runs_of_three_sizes_tell_of_four_times_the_data_on_four_workers(pipeline, power, project):

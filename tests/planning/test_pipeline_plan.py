@@ -231,6 +231,7 @@ class TestLeft:
 
 
 class TestTimes:
+    @pytest.mark.needs("cpu")
     def test_other_data_count_nothing_stored_and_a_small_call_that_reads_them_widens_the_interval(self, job):
         job.edit("time.sleep(0.002)\n    return x", "time.sleep(0.05)\n    return x")
         job.run(n=12)
@@ -249,6 +250,7 @@ class TestTimes:
         assert plan.recommended is None
         assert "reads 1200 items, but was measured with 12; runs of 3 sizes" in plan.reason
 
+    @pytest.mark.needs("cpu")
     def test_the_same_from_python(self, job):
         job.run(n=12)
         plan = planned(job, n=12).times({"part": 3})
@@ -274,6 +276,7 @@ class TestMachines:
         assert len(others) > 200 and all(row.refused for row in others)
         assert "--speed coreweave:" in str(plan)
 
+    @pytest.mark.needs("cpu")
     def test_a_law_buys_machines(self, job):
         job.run(n=12)
         study(job, seconds=0.0025)
@@ -286,6 +289,7 @@ class TestMachines:
         assert any(note.startswith("scaling of part: from measure-job-") for note in plan.notes)
         assert plan.reason.startswith("you do not need a cluster")
 
+    @pytest.mark.needs("cpu")
     @pytest.mark.parametrize(
         ("prices", "shown"),
         [
@@ -317,6 +321,7 @@ class TestMachines:
         facts = next(each for each in plan.facts()["rows"] if each["configuration"] == "1 x ours:big")
         assert facts["reserved_usd"] == (row.reserved_usd and row.reserved_usd.ends)
 
+    @pytest.mark.needs("cpu")
     def test_prices_that_are_old_are_named(self, job):
         job.run(n=12)
         study(job, seconds=0.0025)
@@ -331,6 +336,7 @@ class TestMachines:
             make_plan(asked, job.project, clock=clock)
         )
 
+    @pytest.mark.needs("cpu")
     def test_a_law_beyond_the_cores_says_nothing_of_other_machines(self, job):
         """A task that keeps a core busy, measured past the cores: here that is its law, elsewhere it is not."""
         job.run(n=12)
@@ -342,6 +348,7 @@ class TestMachines:
         assert here.seconds is not None
         assert all(f"up to the {cpus_here()} cores" in row.refused for row in others)
 
+    @pytest.mark.needs("cpu")
     def test_a_task_that_waits_is_not_limited_by_the_cores(self, job):
         """Of a sleeping task each N counts, however few the cores; what lies beyond is too far, and cores are not named."""
         job.run(n=12)
@@ -386,6 +393,7 @@ class TestMachines:
                     event = msgspec.structs.replace(event, seconds=event.seconds * seconds)
                 journal.append(event)
 
+    @pytest.mark.needs("cpu")
     def test_timings_of_another_host_are_said_and_not_taken_for_this_one(self, job):
         run = job.run(n=12)
         self.copied(job, run, host="elsewhere")
@@ -403,6 +411,7 @@ class TestMachines:
         with pytest.raises(UsageError, match=what):
             read_catalogs(catalog)
 
+    @pytest.mark.needs("cpu")
     def test_hooke_toml_says_lists_speeds_and_lags(self, job):
         (job.folder / "ours.csv").write_text(self.CSV.replace("10s,1.0-1.2", ","))
         (job.folder / "hooke.toml").write_text(
@@ -417,6 +426,7 @@ class TestMachines:
 class TestPooled:
     """All comparable studies and runs count, not the newest only."""
 
+    @pytest.mark.needs("cpu")
     def test_studies_of_the_same_code_are_one_law(self, job):
         job.run(n=12)
         code = self.code(job)
@@ -458,6 +468,7 @@ class TestPooled:
 
 
 class TestReplayed:
+    @pytest.mark.needs("cpu")
     def test_a_plan_says_how_many_past_runs_its_interval_comes_from(self, job):
         told = []
         for day in range(1, 4):
@@ -468,6 +479,7 @@ class TestReplayed:
             "interval: from 2 past runs, each predicted from those before it"
         ]
 
+    @pytest.mark.needs("cpu")
     def test_no_run_narrows_what_was_timed_with_other_code(self, job):
         for day in range(4):
             job.run(n=12, day=day)
@@ -477,6 +489,7 @@ class TestReplayed:
         low, high = plan.rows[0].seconds.interval
         assert high > 2.5 * low
 
+    @pytest.mark.needs("cpu")
     def test_a_run_that_was_partly_cached_is_replayed_by_what_it_did(self, job):
         job.run(n=12)
         job.run(n=16)
@@ -486,6 +499,7 @@ class TestReplayed:
 
 
 class TestChecked:
+    @pytest.mark.needs("cpu")
     def test_a_run_is_set_against_its_plan(self, job):
         job.run(n=12, on="local", workers=1)
         plan = planned(job, n=12, day=1, workers=[1])
@@ -500,6 +514,7 @@ class TestChecked:
         }
         assert checked.seconds > 12 * 0.002
 
+    @pytest.mark.needs("cpu")
     def test_a_run_that_was_not_planned_says_nothing(self, job):
         job.run(n=12)
         planned(job, n=12, day=1, workers=[1])
@@ -534,6 +549,7 @@ class TestOtherPipelines:
 """
     )
 
+    @pytest.mark.needs("cpu")
     def test_a_task_counts_by_its_code_not_by_its_name(self, workshop):
         workshop.write(self.TWO)
         workshop.run(name="second")
@@ -611,6 +627,7 @@ class TestTimings:
         assert timed.timing.items == 32
         assert timed.timing.spread == pytest.approx(2 * math.sqrt(8 * 0.1**2 / 7))
 
+    @pytest.mark.needs("cpu")
     def test_older_journals_are_left_out_when_the_newer_ones_are_large(self, job):
         """Reading more takes too long for a plan."""
         for day in (1, 2):

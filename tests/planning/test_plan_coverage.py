@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 from tests.planning.simulated_runs import HOST, Machine, drawn, drawn_with_data
-from tests.support.campaigns import campaign
+from tests.support.sizes import choose_size
 
 from hooke.journal.study_records import StudyRecord
 from hooke.pipeline.pipeline import Pipeline
@@ -22,7 +22,7 @@ from hooke.planning.task_facts import PastJournals
 from hooke.planning.timings import RunTimes, run_times
 from hooke.project.folder import Project
 
-CAMPAIGN = campaign(__name__)
+HISTORIES = choose_size(sample=6, full=6, soak=120)
 NEAR = ("as before", "1.5 x items", "2 x items", "3 workers", "6 workers")
 """Questions within twice what was measured."""
 FAR = ("10 x items", "12 workers, 4 x items")
@@ -197,12 +197,13 @@ def line(name: str, found: list[Outcome]) -> str:
     )
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.timeout(1500)
-@pytest.mark.campaign
 def test_plans_hold_and_are_narrow(tmp_path):
     (tmp_path / "hooke.toml").write_text("")
     project = Project.at(tmp_path)
-    found = [each for seed in range(CAMPAIGN.size) for each in outcomes(seed, project)]
+    found = [each for seed in range(HISTORIES) for each in outcomes(seed, project)]
     names = dict.fromkeys(each.asked for each in found)
     for name in sorted(names, key=lambda name: (name in NEAR, name in FAR, name)):
         print(line(name, [each for each in found if each.asked == name]))
@@ -221,12 +222,13 @@ def test_plans_hold_and_are_narrow(tmp_path):
     assert len(answered) >= 0.8 * len(near), "a refusal holds nothing"
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.timeout(1500)
-@pytest.mark.campaign
 def test_plans_for_other_sizes_of_the_data_hold_and_are_narrow(tmp_path):
     (tmp_path / "hooke.toml").write_text("")
     project = Project.at(tmp_path)
-    found = [each for seed in range(CAMPAIGN.size) for each in data_outcomes(seed, project)]
+    found = [each for seed in range(HISTORIES) for each in data_outcomes(seed, project)]
     for name in dict.fromkeys(each.asked for each in found):
         print(line(name, [each for each in found if each.asked == name]))
     near, far = ([each for each in found if each.asked in kind] for kind in (DATA_NEAR, DATA_FAR))
@@ -237,7 +239,7 @@ def test_plans_for_other_sizes_of_the_data_hold_and_are_narrow(tmp_path):
         assert high >= 0.93, "too narrow"
         if name == "near":
             assert low <= 0.97, "too wide"
-        if CAMPAIGN.is_full:  # six histories have no median to speak of
+        if HISTORIES >= 100:  # a dozen have no median to speak of
             assert np.median([each.width for each in answered]) <= (1.6 if name == "near" else 2.5)
     assert len([each for each in near if each.interval is not None]) >= 0.8 * len(near), (
         "a refusal holds nothing"

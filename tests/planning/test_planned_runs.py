@@ -35,7 +35,8 @@ NAPS = """
 LEVELS = range(2, 9)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_runs_end_when_their_plan_says(workshop):
     workshop.write(NAPS)
     for first in (500, 700):

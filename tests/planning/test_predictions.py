@@ -47,6 +47,7 @@ def test_the_newest_plan_before_the_run_with_its_parameters_is_the_one(plans):
     assert plans.made_for(begun(n="5")) is None
 
 
+@pytest.mark.needs("cpu")
 def test_the_oldest_go(plans):
     for number in range(MOST_KEPT + 3):
         plans.add(made(f"job-20261125-{number:06d}-aaaa"))

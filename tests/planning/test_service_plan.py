@@ -99,6 +99,7 @@ def kept(tmp_path):
 LINE = (((1, 1), 100.0), ((2, 1), 198.0), ((3, 1), 301.0), ((4, 1), 404.0), ((6, 1), 597.0))
 
 
+@pytest.mark.needs("cpu")
 def test_this_machine_where_it_bears_the_rate_else_the_cheapest_that_does(kept):
     kept.study("20261125-1", *LINE)
     here = kept.plan(150)
@@ -149,6 +150,7 @@ def test_what_was_measured_on_this_machine_can_be_chosen_although_it_has_fewer_c
     assert plan.next.endswith(f"--replicas 3 --threads {cores}")
 
 
+@pytest.mark.needs("cpu")
 def test_only_so_many_replicas_as_an_instance_has_memory_for(kept):
     kept.study("20261125-1", *LINE, rss=0)
     kept.study("20261125-2", ((1, 1), 90.0), rss=700 * 2**20)
@@ -156,6 +158,7 @@ def test_only_so_many_replicas_as_an_instance_has_memory_for(kept):
     assert small.setup.replicas == 1, "two cores, and memory for one"
 
 
+@pytest.mark.needs("cpu")
 def test_what_lies_far_beyond_has_no_figure_and_the_next_measurement_is_named(kept):
     kept.study("20261125-1", *LINE)
     beyond = kept.plan(5000, catalog=f"{kept.folder}/ours.csv", replicas=(1, 64))
@@ -182,6 +185,7 @@ def test_the_newest_counts_and_what_is_unlike_it_is_left_out_and_said(kept):
     assert not any("edited" in note for note in made.notes)
 
 
+@pytest.mark.needs("cpu")
 def test_code_that_was_edited_and_another_host_are_said(kept):
     kept.study("20261125-1", *LINE, key="before", host="elsewhere")
     made = kept.plan(150)
@@ -192,6 +196,7 @@ def test_code_that_was_edited_and_another_host_are_said(kept):
     assert given.choice.offer.setup.is_local and given.choice.offer.bears.interval[0] == pytest.approx(178.2)
 
 
+@pytest.mark.needs("cpu")
 def test_another_promise_is_not_taken_for_the_one_that_was_measured(kept):
     kept.study("20261125-1", *LINE)
     assert kept.plan(150, promise=LatencyGoal(90, 0.1)).choice.offer is not None, "a laxer one is kept, too"

@@ -98,6 +98,7 @@ def put(project, run, told):
             )
 
 
+@pytest.mark.needs("cpu")
 def test_the_curve_has_times_and_a_knee_and_can_be_drawn(kept, tmp_path):
     _, project, _ = kept
     known = known_steps(project.runs, "Words-1")
@@ -122,6 +123,7 @@ def test_the_curve_has_times_and_a_knee_and_can_be_drawn(kept, tmp_path):
     assert {"first token, p95", "each token, p95"} <= {trace.name for trace in figure.data}
 
 
+@pytest.mark.needs("cpu")
 def test_without_lengths_the_mean_of_the_run_is_meant(kept):
     _, project, _ = kept
     known = known_steps(project.runs, "Words-1")
@@ -130,6 +132,8 @@ def test_without_lengths_the_mean_of_the_run_is_meant(kept):
     assert "the mean of the run's requests" in token_curve(known).text(width=200, plain=True)
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_the_plan_names_replicas_and_prices_cheapest_first(kept):
     folder, project, declared = kept
     question = TokenQuestion(
@@ -170,6 +174,8 @@ def test_the_plan_names_replicas_and_prices_cheapest_first(kept):
     assert facts["cheapest"] == made.cheapest.machine.id
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_an_slo_that_a_lone_request_misses_has_no_plan(kept):
     folder, project, declared = kept
     question = TokenQuestion(
@@ -192,6 +198,8 @@ def plan(folder, name, *words):
     return done.return_value, json.loads(done.stdout)
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_the_slo_of_the_class_is_planned_for_with_its_percentage(kept):
     folder, _, _ = kept
     _, own = plan(folder, "promising_words")
@@ -227,12 +235,15 @@ def even(slots):
     return KnownSteps(run="Words-1", host="here", law=law, limits=limits, lengths=lengths), lengths
 
 
+@pytest.mark.needs("cpu")
 def test_tokens_a_second_are_those_of_full_slots():
     known, _ = even(16)
     for level in token_curve(known).levels:
         assert level.tokens.value == pytest.approx(min(level.at_once, 16) / 0.02, rel=0.03)
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("slots", [8, 64, 256])
 def test_the_interval_of_a_plan_holds_the_rate_that_a_long_history_keeps(slots):
     known, lengths = even(slots)

@@ -105,6 +105,7 @@ def test_a_ticket_in_hand_is_of_the_one_that_has_it(tickets):
     assert not taker.take(3)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("seed", range(5))
 def test_each_ticket_is_of_one_process_however_they_meet(tickets, seed):
     issuer, taker = tickets

@@ -41,6 +41,7 @@ def test_what_never_fits_is_refused_with_the_reason(ids, amount, said):
     assert "'train'" in str(caught.value)
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0]), max_size=30))
 def test_no_device_is_ever_given_out_twice(amounts):
     devices = Devices(("0", "1", "2"))

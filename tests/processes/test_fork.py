@@ -62,12 +62,14 @@ def serves(*options, before="", cwd=None):
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd).stdout == "True\n"
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.skipif(sys.platform != "linux", reason="a fork serves on Linux only")
 def test_a_fork_serves_in_a_process_that_has_only_imported(tmp_path):
     assert serves("-P")
     assert serves("-P", "-O", "-W", "error", cwd=tmp_path)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("options", "before"),
     [

@@ -26,6 +26,7 @@ def answer_of(started):
     return int(answer), process.pid
 
 
+@pytest.mark.needs("cpu")
 def test_who_asks_gets_the_one_that_was_started_ahead():
     start_ahead(MODULE)
     start_ahead(MODULE)  # one is enough
@@ -34,6 +35,7 @@ def test_who_asks_gets_the_one_that_was_started_ahead():
     assert first == pid != second == other
 
 
+@pytest.mark.needs("cpu")
 def test_one_that_has_died_is_replaced():
     start_ahead(MODULE)
     process, ours = start_with_socket(MODULE)
@@ -55,6 +57,7 @@ def test_one_that_nobody_asks_for_is_ended():
     assert not _ahead()
 
 
+@pytest.mark.needs("cpu")
 def test_a_forked_child_does_not_hold_it():
     start_ahead(MODULE)
     read, write = os.pipe()

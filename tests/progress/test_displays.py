@@ -12,7 +12,7 @@ import pytest
 import hooke
 from hooke.base.table import Tabular
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 PAGES = ("python", "scaling", "data")
 """Pages of the reference with objects that a user holds."""

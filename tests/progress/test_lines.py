@@ -62,7 +62,7 @@ def test_a_history_in_lines():
     assert lines[-1] == "finished in 3.00 s: 3 done, 0 cached, 0 failed"
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_lines_grow_with_time_and_not_with_items():
     lines = told(*begun(10_000), *attempts(10_000, 0.01), RunFinished(status="finished", at=102.0))
     assert len(lines) <= 4 + 101 / EVERY_S
@@ -123,3 +123,8 @@ def test_what_keeps_a_backend_from_having_workers_is_said_and_shown_until_it_has
     assert "add nodes" in console.file.getvalue()
     view.apply(CapacityChanged(slots=2, cpus=2, at=3.0))
     assert view.row(4.0).message == ""
+
+
+def test_a_line_of_a_task_that_goes_on_has_its_rate():
+    lines = told(*begun(100), *attempts(50, 0.5))
+    assert "square: 10 of 100, 2.02/s, about 45.0 s left" in lines

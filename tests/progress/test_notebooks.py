@@ -7,13 +7,11 @@ import sys
 import textwrap
 import time
 
-import nbformat
 import pytest
-from nbconvert import HTMLExporter, MarkdownExporter
 
 import hooke
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 JOB = """
     import time
@@ -114,6 +112,8 @@ CELLS = {
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory):
     """All cells, run by `jupyter nbconvert --execute`."""
+    import nbformat
+
     folder = tmp_path_factory.mktemp("notebook")
     (folder / "job.py").write_text(textwrap.dedent(JOB), "utf-8")
     cells = [nbformat.v4.new_code_cell(textwrap.dedent(source).strip()) for source in CELLS.values()]
@@ -145,6 +145,7 @@ def error(notebook, name):
     return output
 
 
+@pytest.mark.long
 def test_no_other_cell_failed(notebook):
     failed = {
         name: each.evalue for name in CELLS for each in outputs(notebook, name) if each.output_type == "error"
@@ -152,9 +153,11 @@ def test_no_other_cell_failed(notebook):
     assert failed.keys() == {"fail", "trace", "interrupt"}, failed
 
 
-@pytest.mark.parametrize("exporter", [HTMLExporter, MarkdownExporter])
+@pytest.mark.parametrize("exporter", ["HTMLExporter", "MarkdownExporter"])
 def test_an_exported_notebook_has_each_table_once(notebook, exporter):
-    body, _ = exporter().from_notebook_node(notebook)
+    import nbconvert  # it takes seconds
+
+    body, _ = getattr(nbconvert, exporter)().from_notebook_node(notebook)
     assert body.count("<b>halves-") == 2, "the progress, and the value of the next cell"
     assert body.count(">wait</td>") == 3, "followed three times"
     assert "running" not in re.findall(r'halves-\S+</b> <b style="color:#\w+">(\w+)', body)

@@ -116,7 +116,7 @@ def drawing() -> int:
     return sum(each.name == "hooke-progress" for each in threading.enumerate())
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_one_thread_draws_all_runs_and_ends_when_there_are_none():
     with Drawn(Recorder, delay_s=3600.0), Drawn(Recorder, delay_s=3600.0):
         assert drawing() == 1
@@ -150,7 +150,7 @@ def test_calls_share_a_plan_and_are_forgotten_once_they_are_over():
     assert (first.number, last.number) == (0, 2)
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_watch_in_a_forked_child_is_as_new():
     watch, of_the_child = ProgressClock(), Drawn(Recorder, delay_s=3600.0)
     watch.add(Drawn(Recorder, delay_s=3600.0))
@@ -165,6 +165,7 @@ def test_a_watch_in_a_forked_child_is_as_new():
 # -- it never reaches the run ---------------------------------------------------------------------
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     "error",
     [
@@ -236,6 +237,7 @@ def test_no_stderr_at_all(job, monkeypatch, progress):
 # -- what was asked for ---------------------------------------------------------------------------
 
 
+@pytest.mark.needs("cpu")
 def test_who_calls_goes_before_the_environment_and_that_before_the_file(job, workshop, capsys, monkeypatch):
     monkeypatch.delenv("HOOKE_PROGRESS", raising=False)
 
@@ -417,3 +419,23 @@ def test_a_table_of_many_tasks_stays_readable():
     assert ">task400</td>" in html
     assert html.count("<tr") <= 42
     assert "more tasks" in html
+
+
+def test_a_line_of_another_thread_comes_after_the_last_frame():
+    """Between the last frame and the end of the display it would leave the frame there twice."""
+    from hooke.progress.table import LiveTable
+
+    out = io.StringIO()
+    table = LiveTable(out)
+    stop, other = table._live.stop, threading.Thread(target=table.above, args=("from elsewhere",))
+
+    def stop_slowly():
+        other.start()
+        other.join(0.1)  # it waits for the end, or prints meanwhile
+        out.write("[end]")
+        stop()
+
+    table._live.stop = stop_slowly
+    table.close(snapshot(*begun(), now=2.0))
+    other.join()
+    assert out.getvalue().index("[end]") < out.getvalue().index("from elsewhere")

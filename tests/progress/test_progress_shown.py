@@ -12,7 +12,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 GATED = """
     import sys
@@ -333,7 +333,8 @@ def test_a_forked_child_runs_too(place):
     source = (
         SHORT
         + """
-        import os
+        import os, sys
+        sys.stdout.flush()  # else the child has what is not yet written, too
         if not (child := os.fork()):
             run(short, on="serial")
             os._exit(0)
@@ -344,6 +345,7 @@ def test_a_forked_child_runs_too(place):
     assert process.communicate(timeout=180) == ("result [0, 1, 2] False\n0\n", "")
 
 
+@pytest.mark.long
 def test_the_command_line_follows_the_variable(place):
     place.go()
     place.write("x.py", GATED)
@@ -397,6 +399,7 @@ TESTS = (
 )
 
 
+@pytest.mark.long
 def test_under_pytest_what_is_said_is_captured(place):
     process = place.start("-m", "pytest", "-q", "-p", "no:cacheprovider", place.write("test_x.py", TESTS))
     out, err = process.communicate(timeout=100)
@@ -406,6 +409,7 @@ def test_under_pytest_what_is_said_is_captured(place):
     assert "run job" not in out + err
 
 
+@pytest.mark.long
 def test_under_pytest_on_a_terminal_nothing_is_drawn_over_its_lines(place):
     source = (
         GATED

@@ -105,7 +105,7 @@ class TestRoot:
         mark(home, "pyproject.toml")
         assert Project.find(home / "trial").root == home
 
-    @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user's file")
+    @pytest.mark.needs("root")  # it makes a file of another user
     @pytest.mark.parametrize("marker", MARKERS)
     def test_nobody_else_makes_my_work_in_a_shared_folder_their_project(self, tmp_path, marker):
         shared = mark(tmp_path / "scratch", marker)
@@ -131,7 +131,7 @@ class TestRoot:
         assert Project.find(below).root == tmp_path / "repo"
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 class TestCommands:
     def test_runs_of_a_package_are_the_repositorys(self, tmp_path):
         root = mark(tmp_path / "repo", ".git/")
@@ -188,6 +188,7 @@ class TestCommands:
         assert "src/mypkg/job.py" in seen
         assert ".hooke" not in seen
 
+    @pytest.mark.long
     def test_what_an_earlier_version_left_in_a_package_is_said_and_stays(self, tmp_path):
         root = tmp_path / "repo"
         package = script(root / "src" / "mypkg").parent

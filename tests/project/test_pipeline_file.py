@@ -7,6 +7,8 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from hooke.project.pipeline_file import load_entry
 
 SLOW = """
@@ -25,6 +27,7 @@ def job() -> int:
 """
 
 
+@pytest.mark.needs("cpu")
 def test_threads_that_load_one_file_at_once_all_find_its_pipeline(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     file = tmp_path / "slow_to_import.py"
@@ -47,6 +50,7 @@ def test_threads_that_load_one_file_at_once_all_find_its_pipeline(tmp_path, monk
     assert found[0].name == "job"
 
 
+@pytest.mark.needs("cpu")
 def test_bytecode_that_a_full_disk_has_cut_short_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr(sys, "dont_write_bytecode", False)

@@ -72,3 +72,10 @@ def test_a_factor_needs_lengths():
     with pytest.raises(UsageError, match="--length-scale has no lengths") as refused:
         asked_lengths(None, 0.1)
     assert "--lengths" in (refused.value.fix or "")
+
+
+def test_a_prompt_without_tokens_is_refused(tmp_path):
+    file = tmp_path / "mine.csv"
+    file.write_text("prompt,output\n3,1\n0,3\n")
+    with pytest.raises(UsageError, match="line 3"):
+        read_lengths(str(file))

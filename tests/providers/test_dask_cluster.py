@@ -19,7 +19,7 @@ from hooke.running.driver import RunOrder, prepare
 from hooke.running.run import Run
 from hooke.testing import check_provider
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 def started(workers=0):
@@ -137,6 +137,7 @@ def test_what_runs_is_finished_and_nothing_new_begins_there(provider, cluster):
         assert [future.status for future in runs] == ["finished", "finished"]
 
 
+@pytest.mark.long
 def test_a_run_goes_on_while_its_workers_are_retired_and_others_come(tmp_path, provider, cluster):
     """What had not begun on a worker that is retired runs elsewhere: nothing of the run fails."""
     (tmp_path / "hooke.toml").write_text("")

@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tests.support.campaigns import campaign
 from tests.support.simulation.lambda_histories import check_lambda, play_lambda
+from tests.support.sizes import choose_size
 
 from hooke.base.errors import UsageError
 from hooke.machines.provider import (
@@ -27,7 +27,7 @@ from hooke.testing import check_provider
 from hooke.testing.lambda_cloud import LambdaAccount, LambdaFaults, LambdaServer
 from hooke.testing.virtual_world import VirtualClock
 
-CAMPAIGN = campaign(__name__)
+HISTORIES = choose_size(sample=32, full=64, soak=2_000)
 PARTS = 8
 USD = 0.2
 QUICK = {"launch_every": "1ms", "list_every": "50ms", "listed_within": "10s"}
@@ -88,7 +88,7 @@ def test_it_keeps_the_suite_in_virtual_time():
     assert not virtual.account.billing()
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_it_keeps_the_suite_with_real_processes(tmp_path):
     with LambdaServer(tmp_path) as cloud:
         check_provider(lambda tag: of_server(cloud, tag))
@@ -96,20 +96,22 @@ def test_it_keeps_the_suite_with_real_processes(tmp_path):
         assert not any(cloud.runs(each) for each in cloud.account.instances)
 
 
+@pytest.mark.needs("cpu")
 def test_some_histories_keep_every_invariant():
     for seed in range(3):
         check_lambda(play_lambda(seed))
 
 
-@pytest.mark.campaign
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("part", range(PARTS))
 def test_histories_keep_every_invariant(part):
     """Never beyond the caps, no launch twice for one intent, and nothing is billed after a reap that has no ledger."""
-    for seed in range(part, CAMPAIGN.size, PARTS):
+    for seed in range(part, HISTORIES, PARTS):
         check_lambda(play_lambda(seed))
 
 
+@pytest.mark.needs("cpu")
 def test_a_launch_that_waited_long_for_its_turn_is_given_up():
     """Else its machine is listed after the time in which it counts against the caps: one more is rented, as seed 1479 has shown."""
     virtual = Virtual()
@@ -125,11 +127,13 @@ def test_a_launch_that_waited_long_for_its_turn_is_given_up():
     check_lambda(play_lambda(1479))
 
 
+@pytest.mark.needs("cpu")
 def test_a_seed_replays_to_the_same_trace():
     assert play_lambda(7).trace == play_lambda(7).trace
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_every_kind_of_fault_happens():
     seen, crashes = set(), 0
     for seed in range(40):
@@ -172,7 +176,7 @@ class Hurries(LambdaCloud):
         super().__init__(*words, api=api, **(options | {"launch_every": "0s"}))
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize(
     "bug", [LaunchesAgain, ForgetsTags, TrustsPreemption, Hurries], ids=lambda bug: bug.__name__
 )

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.support.campaigns import campaign
+from tests.support.sizes import choose_size
 
 from hooke.journal.fleet_events import LaunchAnswered
 from hooke.machines.keeper import records_of
 from hooke.testing.lambda_cloud import LambdaServer
 
-CAMPAIGN = campaign(__name__)
+KILLS = choose_size(sample=4, full=8, soak=50)
 KEEPER = Path(__file__).with_name("killed_keeper.py")
 STEPS = (
     "launch done",
@@ -95,11 +95,11 @@ def check_kill(folder, step, after):
         return found
 
 
-@pytest.mark.campaign
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_a_keeper_killed_at_any_step_leaks_nothing(tmp_path):
     found = [
         check_kill(tmp_path / str(number), STEPS[number % len(STEPS)], number // len(STEPS) % 2)
-        for number in range(CAMPAIGN.size)
+        for number in range(KILLS)
     ]
     assert any(found), "an instance whose launch got no answer was found and adopted"

@@ -29,7 +29,7 @@ while True:
 """
 STUBBORN = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(600)"
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 @pytest.fixture
@@ -68,6 +68,7 @@ def kept(tag, folder, **caps):
     return ledger, FleetKeeper("f", provider(tag, folder), ledger, caps=caps, clock=SystemClock())
 
 
+@pytest.mark.long
 def test_it_keeps_the_suite(tag, tmp_path):
     check_provider(lambda name: provider(f"{tag}/{name}", tmp_path))
 
@@ -105,6 +106,7 @@ def test_a_controller_that_dies_leaves_nothing_that_the_next_does_not_know(tag, 
     ledger.close()
 
 
+@pytest.mark.long
 def test_one_that_dies_is_replaced(tag, tmp_path):
     ledger, keeper = kept(tag, tmp_path)
     keeper.want(1, "the test")

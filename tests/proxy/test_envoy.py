@@ -21,7 +21,7 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.proxy.envoy import Proxy
 from hooke.proxy.proxy_settings import ProxySettings, ProxyTls, Upstream
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +131,7 @@ def test_a_busy_replica_gets_hardly_any_of_the_new_requests(tmp_path):
             one.join(30)
 
 
+@pytest.mark.long
 def test_idle_connections_make_room_for_new_clients(tmp_path):
     """They would stay for ten minutes; some have asked, the others never said a word. One whose request takes time is not idle."""
     most = 2000
@@ -191,6 +192,7 @@ def test_settled_waits_for_what_is_under_way(stand):
     stand.publish()
 
 
+@pytest.mark.long
 def test_a_killed_front_says_so_and_comes_back_on_its_port(stand):
     url = stand.front.url
     assert stand.front.died() is None
@@ -327,6 +329,7 @@ def counts_of(stand, replicas, requests, **headers):
     ]
 
 
+@pytest.mark.long
 def test_versions_share_requests_by_weight_by_header_and_as_copies(tmp_path):
     with standing(tmp_path, replicas=3, idempotent=True) as stand:
         first, second, third = (one.upstream for one in stand.serving)

@@ -57,6 +57,7 @@ def test_what_was_sent_is_sent_again_only_where_that_was_declared():
     assert retry_on() == {"connect-failure", "refused-stream", "reset-before-request", "retriable-headers"}
 
 
+@pytest.mark.needs("cpu")
 @given(memory=st.integers(1 << 20, 1 << 40), connections=st.integers(1, 1 << 20))
 def test_there_is_memory_for_what_all_connections_may_keep(memory, connections):
     made = ProxySettings(service="Delay", folder=FOLDER, memory_limit=memory, most_connections=connections)
@@ -79,6 +80,7 @@ def test_the_front_closes_a_connection_that_nobody_uses_before_the_supervisor_do
 tokens = st.text("ab-._~+/", min_size=16, max_size=40)
 
 
+@pytest.mark.needs("cpu")
 @given(low=st.lists(tokens, min_size=1, max_size=4), high=st.lists(tokens, max_size=4))
 def test_the_pattern_of_low_keys_matches_each_of_them_and_no_other_key(low, high):
     high = [token for token in high if token not in low]
@@ -105,6 +107,7 @@ places = st.builds(
 )
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(places, unique_by=lambda one: one.port), st.randoms(use_true_random=False))
 def test_the_file_of_the_replicas_is_the_same_in_any_order(replicas, chance):
     mixed = list(replicas)
@@ -119,11 +122,13 @@ def test_the_file_of_the_replicas_is_the_same_in_any_order(replicas, chance):
     assert ports == {one.port: "DRAINING" if one.leaving else None for one in replicas}
 
 
+@pytest.mark.needs("cpu")
 @given(st.sets(places, max_size=3), st.sets(places, max_size=3))
 def test_its_version_tells_two_of_them_apart(some, others):
     assert (endpoints(some)["version_info"] == endpoints(others)["version_info"]) == (some == others)
 
 
+@pytest.mark.needs("cpu")
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0.01, 0.5))
 def test_a_version_has_its_share_whatever_the_numbers_of_replicas(old, new, share):
     replicas = [Upstream(port=1 + at, version="ab"[at % 2]) for at in range(old)]
@@ -182,7 +187,8 @@ drawn = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given=drawn, has_tls=st.booleans(), has_log=st.booleans())
 def test_any_settings_make_what_envoy_accepts(tmp_path, certificate, given, has_tls, has_log):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from tests.proxy.stand import ask, standing, until
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 FULL = [[1.0]] * 1024
 """As many rows as may wait: with them, the queue is full."""
@@ -68,6 +68,7 @@ def asked(stand, count, rows=((2.0,),)):
     return [ask(stand.port, "/total", {"rows": list(rows)}) for _ in range(count)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("idempotent", [False, True])
 def test_what_a_full_replica_refuses_another_answers(tmp_path, idempotent):
     with filled(tmp_path, full=1, free=2, idempotent=idempotent) as (stand, (full,), free):

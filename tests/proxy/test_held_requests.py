@@ -75,6 +75,7 @@ def test_a_cold_start_is_measured_from_the_first_request_to_its_answer():
     assert held.arrive(9, 1, 8.0)[0].retry_after_s == 6.0, "the last one's length"
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32))
 def test_each_request_has_one_outcome_whatever_happens(seed):

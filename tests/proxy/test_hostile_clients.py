@@ -17,7 +17,7 @@ from tests.proxy.stand import ask, standing, until
 from hooke.proxy.envoy import Proxy
 from hooke.proxy.proxy_settings import ProxySettings, Upstream
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 class Wire:
@@ -100,6 +100,7 @@ pieces = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None)
 @given(st.lists(pieces, max_size=12).map(b"".join))
 def test_whatever_follows_the_first_line_front_and_replica_count_alike(wire, rest):
@@ -262,6 +263,7 @@ def test_more_requests_a_second_than_are_allowed_are_told_when_to_come_back(tmp_
     assert json.loads(refused[0][2])["detail"] == "more than 5 requests a second"
 
 
+@pytest.mark.long
 def test_bodies_that_never_end_do_not_fill_the_memory(tmp_path):
     wire = Wire(tmp_path, memory_limit=64 << 20, timeout_s=1.0, headers_timeout_s=30.0)
     watched = psutil.Process(wire.front.pid)

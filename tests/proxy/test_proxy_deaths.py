@@ -17,7 +17,7 @@ from tests.proxy.stand import ask, failures, load, standing, until
 
 from hooke.proxy.proxy_settings import Upstream
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 def kill_in_turn(stand, rounds):
@@ -30,6 +30,7 @@ def kill_in_turn(stand, rounds):
         stand.publish()
 
 
+@pytest.mark.long
 def test_an_idempotent_service_loses_no_request_to_a_kill(tmp_path):
     with standing(tmp_path, replicas=3, idempotent=True) as stand:
         with load(stand.port) as askers:
@@ -40,6 +41,7 @@ def test_an_idempotent_service_loses_no_request_to_a_kill(tmp_path):
     assert counted.answers["5xx"] == 0
 
 
+@pytest.mark.long
 def test_another_loses_those_that_were_with_the_dead_replica_and_no_others(tmp_path):
     with standing(tmp_path, replicas=3, idempotent=False) as stand:
         with load(stand.port, askers=12) as askers:
@@ -96,6 +98,7 @@ def test_the_deadline_is_the_fronts_when_a_replica_hangs(tmp_path):
         assert stand.front.stats().retries == 0
 
 
+@pytest.mark.long
 def test_the_only_replica_is_never_set_aside(tmp_path):
     with standing(tmp_path, replicas=1, timeout_s=0.5) as stand:
         hung = psutil.Process(stand.serving[0].process.pid)

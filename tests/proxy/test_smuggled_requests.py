@@ -14,7 +14,7 @@ from tests.serving.test_hostile_requests import (
     statuses,
 )
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 INNER = post(b'{"rows": [666]}', path=b"/rows")
 """What somebody would like to get in: nobody else asks for these rows."""

@@ -184,6 +184,7 @@ def ends_at(*numbers: int, how: str = "now") -> Callable[[Replica, int], str]:
     return does
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("how", ["now", "half"])
 @pytest.mark.parametrize("numbers", [(0,), (1,), (5,), (11,), (2, 3, 9)])
 def test_a_stream_goes_on_on_another_replica(front, numbers, how):
@@ -201,6 +202,7 @@ def test_a_stream_goes_on_on_another_replica(front, numbers, how):
     assert len({one.headers["x-request-id"] for replica in it.replicas for one in replica.asked}) == 1
 
 
+@pytest.mark.needs("cpu")
 def test_what_is_no_marked_stream_passes_as_it_is(front):
     it = front(Replica("a", told=""))
     assert it.ask() == (200, b'{"name": "a", "size": 16}')
@@ -212,6 +214,7 @@ def test_what_is_no_marked_stream_passes_as_it_is(front):
     assert it.keeper.facts().resumed == 0
 
 
+@pytest.mark.needs("cpu")
 def test_clients_cannot_speak_as_the_keeper(front):
     it = front(Replica("a"))
     forged = {RESUMED_HEADER: "5", RESUMABLE_HEADER: "mine"}
@@ -221,6 +224,7 @@ def test_clients_cannot_speak_as_the_keeper(front):
     assert asked.headers[RESUMABLE_HEADER] == "1"
 
 
+@pytest.mark.needs("cpu")
 def test_a_replica_of_another_version_is_not_asked_to_go_on_for_long(front):
     first = Replica("a", does=ends_at(4))
     other = Replica("b", told="v2", status=409)
@@ -229,6 +233,7 @@ def test_a_replica_of_another_version_is_not_asked_to_go_on_for_long(front):
     assert it.keeper.facts().resumed == 1
 
 
+@pytest.mark.needs("cpu")
 def test_who_cannot_be_gone_on_with_is_cut(front, caplog):
     it = front(Replica("a", does=ends_at(4)))
 
@@ -246,6 +251,7 @@ def test_who_cannot_be_gone_on_with_is_cut(front, caplog):
     assert "cannot go on" in caplog.text
 
 
+@pytest.mark.needs("cpu")
 def test_a_stream_that_ends_replica_after_replica_is_cut(front):
     it = front(*[Replica(name, does=lambda _replica, at: "now" if at == 6 else "") for name in "abcde"])
     with pytest.raises(http.client.IncompleteRead) as cut:
@@ -255,6 +261,7 @@ def test_a_stream_that_ends_replica_after_replica_is_cut(front):
     assert it.keeper.facts().cut == 1
 
 
+@pytest.mark.needs("cpu")
 def test_it_waits_for_a_replica_to_come_back(front):
     it = front(Replica("a", does=ends_at(3)))
     replica = it.replicas[0]
@@ -270,6 +277,7 @@ def test_it_waits_for_a_replica_to_come_back(front):
     assert it.ask(stream=True) == (200, WHOLE)
 
 
+@pytest.mark.needs("cpu")
 def test_a_client_that_leaves_frees_its_replica(front):
     it = front(Replica("a"))
     replica = it.replicas[0]
@@ -289,6 +297,7 @@ def test_a_client_that_leaves_frees_its_replica(front):
     assert it.keeper.facts() == KeeperFacts()
 
 
+@pytest.mark.needs("cpu")
 def test_without_a_token_nothing_is_kept(front):
     it = front(Replica("a"), tokens=["t" * 32])
     assert it.ask(stream=True)[0] == 200
@@ -297,6 +306,7 @@ def test_without_a_token_nothing_is_kept(front):
     assert it.ask({"authorization": "Bearer " + "t" * 32}, stream=True) == (200, WHOLE)
 
 
+@pytest.mark.needs("cpu")
 def test_a_drain_lets_open_streams_end(front):
     it = front(Replica("a"))
     replica, begun = it.replicas[0], threading.Event()
@@ -321,6 +331,7 @@ def test_a_drain_lets_open_streams_end(front):
     until(lambda: drain.look() == 0)
 
 
+@pytest.mark.long
 def test_each_try_is_in_the_access_log_once(front):
     it = front(Replica("a", does=ends_at(5)))
     it.ask(stream=True)
@@ -331,6 +342,8 @@ def test_each_try_is_in_the_access_log_once(front):
         assert line["replica"] == f"127.0.0.1:{it.replicas[0].port}"
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_new_requests_go_on_while_the_keeper_is_silent(front):
     it = front(Replica("a"))
     stopped, goes_on = threading.Event(), threading.Event()
@@ -359,3 +372,19 @@ def test_new_requests_go_on_while_the_keeper_is_silent(front):
     held.join(30)
     assert got == [(200, WHOLE)], "what the keeper had waits for it"
     until(kept)
+
+
+def test_a_request_that_reaches_no_replica_is_answered_with_that(tmp_path):
+    from hooke.processes.channel import connect_to
+    from hooke.proxy.keeper_config import KEEPER_SOCKET
+
+    settings = ProxySettings(service="Model", folder=tmp_path)
+    keeper = StreamKeeper(settings, tokens=KnownTokens(lambda: None))
+    keeper.start()
+    try:
+        with connect_to(tmp_path / KEEPER_SOCKET) as asking:
+            asking.settimeout(60)
+            asking.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}")
+            assert asking.recv(1000).startswith(b"HTTP/1.1 502 ")
+    finally:
+        keeper.close()

@@ -129,6 +129,7 @@ def test_of_two_that_make_one_model_the_first_is_kept(project):
     assert [each.name for each in models.folder.iterdir()] == ["d" * 64]
 
 
+@pytest.mark.needs("cpu")
 def test_a_library_that_is_missing_is_named_with_what_installs_it(tmp_path):
     script = """
 import sys

@@ -17,7 +17,7 @@ from hooke.keys.fingerprint import fingerprint_code
 from hooke.keys.fingerprint_parts import unkeyed_uses
 from hooke.running.replay import audit, share_interval
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 JOB = """
     import os
@@ -226,6 +226,7 @@ def test_the_seed_chooses_the_sample(shop):
     assert len(samples[0]) == 3
 
 
+@pytest.mark.long
 def test_the_command(shop):
     shop.run(name="unsound")
 

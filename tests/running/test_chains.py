@@ -133,6 +133,7 @@ def begin_after_their_inputs(run) -> bool:
     return True
 
 
+@pytest.mark.needs("cpu")
 def test_most_links_of_a_chain_follow_one_another(shop):
     run = shop.run(name="chain", on="local:2")
     assert run.result() == 300
@@ -142,6 +143,7 @@ def test_most_links_of_a_chain_follow_one_another(shop):
     assert len(events_of(run, AttemptStarted)) == 300
 
 
+@pytest.mark.needs("cpu")
 def test_a_chain_that_fails_in_the_midst_says_so_and_goes_on_from_there(shop):
     (shop.folder / "bad").touch()
     with pytest.raises(TaskFailed, match="bad luck"):
@@ -154,6 +156,7 @@ def test_a_chain_that_fails_in_the_midst_says_so_and_goes_on_from_there(shop):
     assert ran(shop) == [str(x) for x in range(150, 300)]
 
 
+@pytest.mark.needs("cpu")
 def test_a_worker_that_dies_in_the_midst_costs_one_try_of_one_link(shop):
     (shop.folder / "deadly").touch()
     run = shop.run(name="chain", on="local:2")
@@ -165,6 +168,7 @@ def test_a_worker_that_dies_in_the_midst_costs_one_try_of_one_link(shop):
     assert begin_after_their_inputs(run)
 
 
+@pytest.mark.needs("cpu")
 def test_forced_and_uncached_links_run_again(shop):
     for again in (1, 2):
         assert shop.run(name="uncached_chain", on="local:2").result() == 100
@@ -179,6 +183,7 @@ def test_forced_and_uncached_links_run_again(shop):
     assert followed(run) > 60
 
 
+@pytest.mark.needs("cpu")
 def test_a_file_that_a_link_reads_is_looked_at_as_before(shop):
     words = shop.folder / "words.txt"
     words.write_text("a b")
@@ -194,6 +199,7 @@ def test_a_file_that_a_link_reads_is_looked_at_as_before(shop):
     assert begin_after_their_inputs(run)
 
 
+@pytest.mark.needs("cpu")
 def test_after_an_edit_that_changes_no_result_what_follows_is_found(shop):
     words = shop.folder / "words.txt"
     words.write_text("a b")
@@ -204,6 +210,7 @@ def test_after_an_edit_that_changes_no_result_what_follows_is_found(shop):
     assert Counter(ran(shop)) == {"read": 2, "plain": 20}
 
 
+@pytest.mark.needs("cpu")
 def test_chains_beside_one_another_use_all_workers(shop):
     run = shop.run(name="chains", on="local:2")
     assert run.result() == [1000 * each + 50 for each in range(40)]
@@ -213,6 +220,8 @@ def test_chains_beside_one_another_use_all_workers(shop):
     assert min(workers.values()) > 20
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_kill_9_in_the_midst_of_a_chain_then_resume(shop):
     (shop.folder / "driver.py").write_text(DRIVER)
     driver = subprocess.Popen([sys.executable, "driver.py", str(shop.file), "3000"], cwd=shop.folder)

@@ -70,7 +70,7 @@ def shop(workshop):
 
 
 @pytest.mark.parametrize("name", ["before", "during", "column"])
-@pytest.mark.parametrize("on", ["serial", pytest.param("local:2", marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("on", ["serial", pytest.param("local:2", marks=pytest.mark.needs("processes"))])
 def test_what_was_planned_with_one_content_is_never_read_with_another(shop, name, on):
     data = shop.folder / "data.txt"
     (shop.folder / "new.txt").write_text("new")

@@ -148,13 +148,14 @@ def training(workshop) -> Training:
     return Training(workshop)
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_killed_training_goes_on_and_its_folder_goes_when_the_result_is_durable(training):
     assert training.run(on="local", end="kill").result() == weight(1.0)
     assert training.began() == [0, 5]
     assert not training.folders
 
 
+@pytest.mark.needs("cpu")
 def test_an_edited_learning_rate_or_edited_code_begins_anew(training):
     assert training.run(task="kept", end="").result() == weight(1.0)
     assert training.run(task="kept", end="", lr=2.0).result() == weight(2.0)
@@ -164,6 +165,7 @@ def test_an_edited_learning_rate_or_edited_code_begins_anew(training):
     assert len(training.folders) == 3
 
 
+@pytest.mark.needs("cpu")
 def test_a_later_run_goes_on_where_one_failed(training):
     with pytest.raises(TaskFailed):
         training.run(task="once", end="raise").result()
@@ -173,6 +175,7 @@ def test_a_later_run_goes_on_where_one_failed(training):
     assert not training.folders
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("task", ["once", "uncached"])
 def test_a_resumed_run_goes_on(training, task):
     with pytest.raises(TaskFailed):
@@ -213,6 +216,7 @@ def test_kept_checkpoints_stay_until_their_result_is_removed(training):
     assert not training.folders
 
 
+@pytest.mark.needs("cpu")
 def test_a_forced_run_begins_anew_and_goes_on_when_it_is_resumed(training):
     training.run(task="kept_once", end="raise2")
     training.fail_again()
@@ -232,6 +236,7 @@ def test_items_have_folders_of_their_own(training):
     assert not training.folders
 
 
+@pytest.mark.needs("cpu")
 def test_a_checkpoint_of_an_input_that_changed_meanwhile_is_not_used(training):
     file = training.workshop.folder / "input.txt"
     file.write_text("first")
@@ -241,6 +246,7 @@ def test_a_checkpoint_of_an_input_that_changed_meanwhile_is_not_used(training):
     assert training.run(name="reading").result() == "[] first"
 
 
+@pytest.mark.needs("cpu")
 def test_a_checkpoint_older_than_a_file_that_was_read_is_not_used(training):
     data = training.workshop.folder / "data.csv"
     data.write_text("old")
@@ -298,7 +304,7 @@ def test_a_folder_that_a_killed_driver_left_is_swept_by_the_next_run(training):
     assert training.began() == [0]
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_the_folder_outlives_the_whole_driver(training, tmp_path):
     command = [
         sys.executable, "-m", "hooke", "run", f"{training.workshop.file}:job", "--on", "local", "--task", "once", "--end", "wait",

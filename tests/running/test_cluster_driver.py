@@ -109,6 +109,7 @@ def test_what_a_driver_makes_is_owned_by_its_pod():
     assert (owner["kind"], owner["name"], owner["uid"]) == ("Pod", "driver-x", "1-2")
 
 
+@pytest.mark.needs("cpu")
 def test_without_a_claim_it_is_said_which_to_apply(project):
     done = hooke(project.root, "run", "job.py", "--on", "pods", "--detach")
     assert done.returncode == 2
@@ -118,6 +119,7 @@ def test_without_a_claim_it_is_said_which_to_apply(project):
     assert project.runs.names() == []
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("line", "said"), [("home = 1", "home = 1"), ('driver_template = "x"', "driver_template")]
 )
@@ -128,6 +130,8 @@ def test_options_of_another_type_are_said(project, line, said):
     assert said in done.stderr
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_a_run_in_a_cluster_is_listed_and_its_lost_place_named(project):
     note = {"place": "other", "namespace": "ns", "job": "hooke-ones-1", "pipeline": "ones", "started_at": 1e9}
     folder = project.runs.create("ones-20261129-000000-abcd")

@@ -8,9 +8,9 @@ import textwrap
 from collections import Counter
 
 import pytest
-from tests.support.campaigns import bound, campaign
+from tests.support.sizes import bound, choose_size
 
-CAMPAIGN = campaign(__name__)
+TRIALS = choose_size(sample=4, full=8, soak=50)
 ITEMS = 6
 STEPS = 15
 JOB = f"""
@@ -86,8 +86,8 @@ TASKS = [
 ]
 
 
-@pytest.mark.campaign
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_three_runs_at_once_compute_each_key_once(tmp_path):
     source = textwrap.dedent(JOB).replace("{folder!r}", repr(str(tmp_path)))
     (tmp_path / "job.py").write_text(source)
@@ -102,7 +102,7 @@ def test_three_runs_at_once_compute_each_key_once(tmp_path):
         )
         for _ in range(3)
     ]
-    trials = CAMPAIGN.size
+    trials = TRIALS
     try:
         for driver in drivers:
             assert driver.stdout.readline() == "ready\n"

@@ -6,13 +6,13 @@ import shutil
 
 import pytest
 from tests.fixtures.workshop import workshop  # noqa: F401 a fixture
-from tests.support.campaigns import bound, campaign
+from tests.support.sizes import bound, choose_size
 
 from hooke.base.errors import HookeError
 from hooke.running.resume import resume
 from hooke.running.run import Run
 
-CAMPAIGN = campaign(__name__)
+TRIALS = choose_size(sample=8, full=15, soak=500)
 JOB = """
     from pathlib import Path
     from hooke import pipeline, task
@@ -117,10 +117,10 @@ def answers(shop, failed):
             yield error, right
 
 
-@pytest.mark.campaign
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_no_damage_gives_a_wrong_answer(kept):
-    trials = CAMPAIGN.size
+    trials = TRIALS
     shop, failed = kept
     data = shop.folder / ".hooke"
     errors = 0

@@ -17,7 +17,7 @@ from hooke.project.folder import Project
 from hooke.running.resume import last_resumable, resume
 from hooke.running.run import Run
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 SLOW = """
     import os, sys, time
@@ -140,6 +140,7 @@ ENDED_FROM_OUTSIDE = """
 """
 
 
+@pytest.mark.needs("cpu")
 def test_what_ends_the_caller_from_outside_stops_the_run(workshop):
     workshop.write(SLOW)
     names = {"folder": str(workshop.folder), "module": workshop.file.stem}
@@ -229,7 +230,7 @@ print(third.result(), [row.cached for row in third.tasks()], third.id)
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_in_a_notebook(tmp_path):
     import nbclient
     import nbformat

@@ -55,7 +55,7 @@ def shop(workshop, monkeypatch):
     sys.modules.pop("edited_helper", None)
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("how", ["die", "raise"])
 def test_an_edit_during_a_run_changes_the_next_run_only(shop, how):
     import sys
@@ -121,7 +121,7 @@ def tools(workshop, monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_module_that_only_a_task_imports_is_the_one_of_the_runs_beginning(tools, way):
     (tools.folder / "edited_tools/deep.py").write_text(DEEP)

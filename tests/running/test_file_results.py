@@ -31,8 +31,8 @@ def cluster():
 @pytest.fixture(
     params=[
         "serial",
-        pytest.param("local:2", marks=pytest.mark.heavy),
-        pytest.param("dask", marks=pytest.mark.heavy),
+        pytest.param("local:2", marks=pytest.mark.needs("processes")),
+        pytest.param("dask", marks=pytest.mark.needs("processes")),
     ]
 )
 def on(request):
@@ -135,6 +135,8 @@ def edit_count(shop):
     shop.write(text.replace(f"splitlines()) + {old}", f"splitlines()) + {old} + 0"))
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("name", ["report", "by_path", "nested"])
 def test_a_deleted_file_is_put_back_without_its_task(shop, name, on):
     assert shop.run(3, name=name, on=on).result() == 3
@@ -157,6 +159,7 @@ def test_a_clock_that_is_ahead_of_the_one_of_files_makes_no_file_anothers(shop, 
     assert [each for part in made.observed for each in part.inputs] == []
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("name", ["report", "by_path", "nested"])
 def test_what_a_hand_wrote_is_never_overwritten_and_never_counted(shop, name, on):
     """The audit's reproduction: overwrite the file by hand, edit the consumer, run."""
@@ -174,6 +177,7 @@ def test_what_a_hand_wrote_is_never_overwritten_and_never_counted(shop, name, on
     assert shop.run(3, name=name, on=on).result() == 3
 
 
+@pytest.mark.needs("cpu")
 def test_a_parameter_goes_back_and_forth(shop, on):
     for months in (4, 3):
         assert shop.run(months, name="report", on=on).result() == months
@@ -192,6 +196,7 @@ def test_forcing_the_task_replaces_what_a_hand_wrote(shop):
     assert (shop.folder / "out.csv").read_text() == "row\n" * 3
 
 
+@pytest.mark.needs("cpu")
 def test_the_result_of_a_run_is_put_back_even_by_a_run_in_which_nothing_ran(shop):
     first = shop.run(3, name="only")
     path = shop.folder / "out.csv"
@@ -210,6 +215,7 @@ def test_the_result_of_a_run_is_put_back_even_by_a_run_in_which_nothing_ran(shop
     assert path.read_text() == "by hand\n"
 
 
+@pytest.mark.needs("cpu")
 def test_items_of_a_map_return_files(shop, on):
     assert shop.run(3, name="items", on=on).result() == [1, 2, 3]
     for month in (1, 3):
@@ -224,6 +230,7 @@ def test_items_of_a_map_return_files(shop, on):
         shop.run(3, name="items", on=on).result()
 
 
+@pytest.mark.needs("cpu")
 def test_items_of_a_list_that_a_task_made_are_keyed_by_content(shop, on):
     assert shop.run(3, name="dynamic", on=on).result() == [1, 2, 3]
     assert not shop.ran(shop.run(3, name="dynamic", on=on))
@@ -250,6 +257,7 @@ def test_a_result_whose_content_was_evicted_is_made_again(shop):
     assert shop.ran(again)["make"] == 1
 
 
+@pytest.mark.needs("cpu")
 def test_eviction_takes_a_result_with_the_content_of_its_file(shop):
     shop.run(3, name="report")
     store = shop.project.store()
@@ -259,6 +267,7 @@ def test_eviction_takes_a_result_with_the_content_of_its_file(shop):
     assert shop.ran(shop.run(3, name="report")) == {"make": 1, "count": 1}
 
 
+@pytest.mark.needs("cpu")
 def test_content_that_was_evicted_is_still_known_as_a_result(shop):
     for months in (3, 4):
         shop.run(months, name="report")
@@ -274,6 +283,7 @@ def test_content_that_was_evicted_is_still_known_as_a_result(shop):
     assert shop.run(4, name="report").result() == 4
 
 
+@pytest.mark.needs("cpu")
 def test_permissions_and_large_files_come_back(workshop):
     workshop.write("""
         import os
@@ -372,6 +382,7 @@ def edit_read(given):
     given.write(given.file.read_text().replace("Path(table).read_text()", "'' + Path(table).read_text()"))
 
 
+@pytest.mark.needs("cpu")
 def test_a_file_that_the_task_did_not_write_is_the_users_to_edit(given):
     assert given.run("data", name="chosen").result() == "a"
     assert not given.ran(given.run("data", name="chosen"))
@@ -384,6 +395,7 @@ def test_a_file_that_the_task_did_not_write_is_the_users_to_edit(given):
     assert given.run("data", name="picked").result() == ["c"]
 
 
+@pytest.mark.needs("cpu")
 def test_a_task_returns_the_file_that_it_was_given(given):
     table = given.folder / "data" / "a.csv"
     assert given.run(File(table), name="passed").result() == "a"
@@ -397,6 +409,7 @@ def test_a_task_returns_the_file_that_it_was_given(given):
     assert given.ran(again) == {"read": 1}
 
 
+@pytest.mark.needs("cpu")
 def test_a_file_outside_the_project_counts_while_it_is_as_it_was(workshop, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside") / "out.csv"
     workshop.write("""
@@ -429,6 +442,8 @@ def test_a_file_outside_the_project_counts_while_it_is_as_it_was(workshop, tmp_p
         assert workshop.ran(again) == {"make": 1, "read": 1}
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("name", ["both", "every"])
 def test_two_calls_that_write_one_file_are_refused(workshop, name, on):
     workshop.write("""
@@ -460,6 +475,7 @@ def test_two_calls_that_write_one_file_are_refused(workshop, name, on):
         assert "give each its own file" in str(failed.value)
 
 
+@pytest.mark.needs("cpu")
 def test_equal_calls_may_return_one_file(workshop):
     workshop.write("""
         from pathlib import Path
@@ -486,6 +502,7 @@ def test_equal_calls_may_return_one_file(workshop):
     assert workshop.run(name="twice").result() == (3, 3)
 
 
+@pytest.mark.needs("cpu")
 def test_a_task_may_write_over_the_file_that_it_returns(workshop):
     workshop.write("""
         from pathlib import Path
@@ -556,6 +573,7 @@ def test_links_that_lead_out_of_the_project_are_not_written_through(workshop, tm
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.needs("cpu")
 def test_a_folder_and_a_missing_file_as_a_file_are_refused(workshop):
     workshop.write("""
         from pathlib import Path
@@ -602,6 +620,7 @@ def test_a_failed_run_is_resumed_with_its_files(shop):
     assert (shop.folder / "out.csv").read_text() == "row\n" * 3
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("seed", range(6))
 def test_any_sequence_of_edits_gives_the_plain_answer_or_names_the_conflict(workshop, seed):
     """Against a plain oracle: what the file must hold, and whether something else than a task has written to it."""
@@ -640,6 +659,7 @@ def test_any_sequence_of_edits_gives_the_plain_answer_or_names_the_conflict(work
                     (workshop.folder / f".hooke/store/objects/{gone[:2]}/{gone}").unlink(missing_ok=True)
 
 
+@pytest.mark.needs("cpu")
 def test_a_full_disk_loses_nothing(workshop, small_disk):
     workshop.write("""
         from pathlib import Path
@@ -674,7 +694,8 @@ def test_a_full_disk_loses_nothing(workshop, small_disk):
     assert workshop.run(32).result() == 32 << 10
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_runs_at_once_that_need_one_file_in_two_states_are_right_or_say_so(shop):
     for months in (3, 4):
         shop.run(months, name="report")

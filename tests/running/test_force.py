@@ -57,6 +57,7 @@ def shop(workshop):
     return workshop
 
 
+@pytest.mark.needs("cpu")
 def test_a_forced_task_runs_with_all_that_uses_it(shop):
     assert shop.ran(shop.run(name="job")) == {}
     run = shop.run(name="job", force=["load"])
@@ -66,16 +67,19 @@ def test_a_forced_task_runs_with_all_that_uses_it(shop):
     assert (again.result(), shop.ran(again)) == (66, {}), "what was forced replaces what was stored"
 
 
+@pytest.mark.needs("cpu")
 def test_all_tasks_are_forced_by_true_and_one_by_its_name_alone(shop):
     assert shop.ran(shop.run(name="job", force=True)) == {"load": 1, "names": 1, "square": 5, "total": 1}
     assert shop.ran(shop.run(name="job", force="total")) == {"total": 1}
 
 
+@pytest.mark.needs("cpu")
 def test_two_forced_calls_with_one_key_run_once(shop):
     run = shop.run(name="twice", force=True)
     assert shop.ran(run) == {"load": 1, "names": 1, "total": 1}
 
 
+@pytest.mark.needs("cpu")
 def test_a_forced_run_goes_on_after_a_failure_without_what_it_has_done(shop):
     (shop.folder / "stuck").touch()
     with pytest.raises(TaskFailed):
@@ -89,6 +93,7 @@ def test_a_forced_run_goes_on_after_a_failure_without_what_it_has_done(shop):
     assert shop.ran(run) == {"load": 1, "square": 5, "total": 1}
 
 
+@pytest.mark.needs("cpu")
 def test_an_unknown_task_is_refused_with_the_nearest_before_anything_is_written(shop):
     before = shop.project.runs.names()
     with pytest.raises(UsageError) as refused:
@@ -97,6 +102,7 @@ def test_an_unknown_task_is_refused_with_the_nearest_before_anything_is_written(
     assert shop.project.runs.names() == before
 
 
+@pytest.mark.needs("cpu")
 def test_run_takes_force(shop):
     from hooke.project.pipeline_file import load_entry
 
@@ -104,6 +110,7 @@ def test_run_takes_force(shop):
     assert hooke.run(pipeline, on="serial", force=["load"]).result() == 66
 
 
+@pytest.mark.needs("cpu")
 def test_why_says_that_it_was_forced(shop):
     run = shop.run(name="job", force=["square"])
     causes = {each.task: [cause.text for cause in each.causes] for each in why(shop.project.runs, run.id)}
@@ -176,6 +183,7 @@ def server():
         thread.join()
 
 
+@pytest.mark.needs("cpu")
 def test_a_forced_task_that_gives_the_same_bytes_takes_along_what_uses_it(workshop, server):
     """Its result may be the name of something that changed where Hooke does not look, such as a table in a database."""
     workshop.write(SHELF)

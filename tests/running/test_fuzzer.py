@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from tests.running.weakened import WEAKENED
-from tests.support.campaigns import bound, campaign
 from tests.support.fuzzing.choices import Choices, shrink
 from tests.support.fuzzing.play import Played, play
+from tests.support.sizes import bound, choose_size
 
-CAMPAIGN = campaign(__name__)
+PROGRAMS = choose_size(sample=40, full=60, soak=10_000)
 PARTS = 10  # processes share them
 FOUND_WITHIN = 400
 ROOT = Path(__file__).parents[2]
@@ -47,19 +47,19 @@ def first_fault(seeds: Sequence[int], kinds: frozenset[str] | None = None) -> tu
     return None
 
 
-@pytest.mark.heavy
-@pytest.mark.campaign
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_programs_give_the_answers_of_plain_python_and_run_only_what_they_must(part: int) -> None:
-    found = first_fault(range(part, CAMPAIGN.size, PARTS))
+    found = first_fault(range(part, PROGRAMS, PARTS))
     if found is not None:
         seed, made = found
         raise AssertionError(f"repro: play(Choices({seed}))\n{smallest(made).told()}")
-    print(bound(CAMPAIGN.size // PARTS))
+    print(bound(PROGRAMS // PARTS))
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", WEAKENED)
 def test_a_weakening_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,8 @@ assert "def job(p=" in small.told()
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(1200)
 def test_what_is_found_shrinks_to_what_a_person_can_read() -> None:
     """In a process of its own: in one that has run many tests, each of the hundred trials takes ten times as long."""
@@ -99,6 +100,7 @@ def test_what_is_found_shrinks_to_what_a_person_can_read() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.needs("cpu")
 def test_a_seed_replays_to_the_same_steps() -> None:
     first, again = played(Choices(7)), played(Choices(7))
     assert first.steps == again.steps
@@ -106,7 +108,8 @@ def test_a_seed_replays_to_the_same_steps() -> None:
     assert played(Choices(given=first.choices)).steps == first.steps
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_programs_differ_and_do_what_they_are_for() -> None:
     made = [played(Choices(seed)) for seed in range(12)]
     kinds = Counter(step.split()[0] for each in made for step in each.steps)

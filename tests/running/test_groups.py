@@ -74,6 +74,7 @@ def groups(shop) -> int:
     return sum(file.read_bytes().count(b"calls_finished") for file in shop.folder.rglob("driver.journal"))
 
 
+@pytest.mark.needs("cpu")
 def test_calls_that_are_ready_at_once_share_a_record_and_are_attempts_of_their_own(shop):
     run = shop.run(name="quiet_calls", on="local:2")
     assert run.result() == [x + 1 for x in range(200)]
@@ -120,6 +121,7 @@ def test_results_that_are_no_numbers_are_answered_alone(shop):
     assert groups(shop)
 
 
+@pytest.mark.needs("cpu")
 def test_each_call_has_the_defaults_of_its_function(shop):
     assert shop.run(name="counted_calls", on="local:2").result() == [1] * 200
     assert not groups(shop)

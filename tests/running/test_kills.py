@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.store.s3_server import s3
-from tests.support.campaigns import bound, campaign
+from tests.support.sizes import bound, choose_size
 
 from hooke.journal.events import AttemptFinished, ItemsFound, RunFinished
 from hooke.journal.reader import read
@@ -22,7 +22,7 @@ from hooke.running.run import Run
 
 __all__ = ["s3"]
 
-CAMPAIGN = campaign(__name__)
+MOMENTS = choose_size(sample=4, full=6, soak=100)
 PROGRAM = Path(__file__).with_name("killed_driver.py")
 JOB = """
     from hooke import pipeline, task
@@ -125,12 +125,12 @@ def kill_often(place, chance, moments):
     place.ends_well()
 
 
-@pytest.mark.campaign
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("at", ["a folder", "a URL"])
 def test_kill_9_at_any_moment_of_short_calls_loses_nothing(tmp_path, request, at):
-    moments = CAMPAIGN.size // (2 if at == "a URL" else 1)  # a process that imports s3fs takes seconds
+    moments = MOMENTS // (2 if at == "a URL" else 1)  # a process that imports s3fs takes seconds
     chance = random.Random(f"{at} {moments}")
     store = request.getfixturevalue("s3") if at == "a URL" else ""
     killed = number = 0

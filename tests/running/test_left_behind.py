@@ -45,14 +45,14 @@ JOB = """
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("how", ["nothing", "function", "library"])
 def test_the_next_task_finds_the_code_as_it_was(workshop, how):
     workshop.write(JOB)
     assert workshop.run(how, name="job", on="local:1").result() == [10, "1", 0, {"a": 1}]
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_items_do_not_depend_on_their_chunk(workshop):
     workshop.write(JOB)
     assert workshop.run(name="counts", on="local:1").result() == [1] * 6

@@ -69,6 +69,7 @@ def shop(workshop, monkeypatch):
     return workshop
 
 
+@pytest.mark.needs("cpu")
 def test_an_edited_file_that_no_key_names(shop):
     assert shop.run(name="job").result() == 6
     assert shop.ran(shop.run(name="job")) == {}
@@ -83,6 +84,7 @@ def test_an_edited_file_that_no_key_names(shop):
     assert (run.result(), shop.ran(run)) == (6, {})
 
 
+@pytest.mark.needs("cpu")
 def test_a_variable_that_no_key_names(shop, monkeypatch):
     assert shop.run(name="job").result() == 6
     monkeypatch.setenv("FACTOR", "10")
@@ -94,6 +96,7 @@ def test_a_variable_that_no_key_names(shop, monkeypatch):
     assert (run.result(), shop.ran(run)) == (6, {})
 
 
+@pytest.mark.needs("cpu")
 def test_each_item_has_its_own_file(shop):
     assert shop.run(name="files").result() == "a b c"
     (shop.folder / "b.txt").write_text("B")
@@ -139,6 +142,7 @@ def test_a_result_that_counted_in_its_run_only_is_not_said_to_be_evicted(shop):
     assert explained[1].causes[0].text == f"its result of run {first.id} counted in that run only"
 
 
+@pytest.mark.needs("cpu")
 def test_what_lacks_items_that_fail_now_says_so(shop):
     shop.write("""
         from pathlib import Path
@@ -205,6 +209,8 @@ CROWD = """
 """
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_runs_at_once_compute_each_result_once_for_each_set_of_files(tmp_path):
     folder = tmp_path / "project"
     folder.mkdir()
@@ -273,7 +279,7 @@ FOUND_BY_PATH = """
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_module_that_only_the_task_finds_is_an_input_and_others_are_in_the_key(workshop):
     def write(number, comment=""):
@@ -329,6 +335,8 @@ PICKLED = """
 """
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_the_class_of_an_object_in_a_file_is_an_input(workshop):
     def run():
         program = (
@@ -383,6 +391,7 @@ ENVIRONMENTS = """
 """
 
 
+@pytest.mark.needs("cpu")
 def test_the_environment_as_a_global_is_no_part_of_the_key(workshop, monkeypatch):
     monkeypatch.setenv("HOOKED_MODE", "a")
     workshop.write(ENVIRONMENTS)
@@ -447,7 +456,7 @@ def gang(shop):
     return gang
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize(("rank", "shown"), [(0, "{} -"), (1, "- {}")])
 def test_what_one_rank_of_a_gang_reads_is_an_input_of_the_gang(gang, monkeypatch, rank, shown):
     again = {"read_by": 1, "joined": 1}
@@ -467,7 +476,7 @@ def test_what_one_rank_of_a_gang_reads_is_an_input_of_the_gang(gang, monkeypatch
     assert gang.run(rank, name="call") == (shown.format("changing"), again), "a rank changed what it had read"
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_each_item_of_a_map_of_gangs_has_what_its_own_ranks_read(gang):
     assert gang.run(name="items") == ("one - - one", {"read_by": 2, "joined": 1})
     assert gang.run(name="items") == ("one - - one", {})

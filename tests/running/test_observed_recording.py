@@ -85,6 +85,7 @@ def test_a_run_records_what_its_tasks_read(files, on, monkeypatch):
     assert sum(items for task, items, _ in found if task == "kept") == 3
 
 
+@pytest.mark.needs("cpu")
 def test_a_warm_worker_uses_nothing_that_a_function_keeps_of_a_changed_file(files, monkeypatch):
     monkeypatch.syspath_prepend(str(files.folder))
     monkeypatch.setenv("HOOKED_MODE", "x")
@@ -96,6 +97,7 @@ def test_a_warm_worker_uses_nothing_that_a_function_keeps_of_a_changed_file(file
     assert files.run(on="local:1").result()["module"] == "firsty"
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("on", ENGINES)
 def test_nor_does_the_first_attempt_of_a_later_run_in_the_same_process(workshop, on):
     Path("hooke.toml").touch()
@@ -130,6 +132,7 @@ def test_nor_does_the_first_attempt_of_a_later_run_in_the_same_process(workshop,
         assert not finished.observed[0].unsettled
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("on", ENGINES)
 def test_wrapped_readers_do_not_change_keys(workshop, on):
     pytest.importorskip("polars")

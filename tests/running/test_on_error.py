@@ -149,6 +149,7 @@ def taken_up(shop, run: Run) -> Run:
     return run
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("on", ["serial", "local:2"])
 def test_what_succeeded_is_returned_and_the_rest_is_recorded(shop, on):
     fail(shop, 1)
@@ -174,6 +175,7 @@ def test_a_plain_call_gives_the_same(shop):
     assert plain == shop.run(name="job").result()
 
 
+@pytest.mark.needs("cpu")
 def test_an_item_that_kills_its_worker_is_left_out_alone(shop):
     fail(shop, "kill2", 3)
     run = shop.run(name="job", on="local:2", n=12)
@@ -181,6 +183,7 @@ def test_an_item_that_kills_its_worker_is_left_out_alone(shop):
     assert {(type(each), each.item) for each in run.failures} == {(WorkerDied, 2), (TaskError, 3)}
 
 
+@pytest.mark.needs("cpu")
 def test_the_next_run_retries_only_what_failed_and_what_lacked_it(shop):
     fail(shop, 1)
     assert shop.run(name="job").status == WITH_FAILURES
@@ -198,6 +201,7 @@ def test_the_next_run_retries_only_what_failed_and_what_lacked_it(shop):
     assert any("1 of its 4 items failed" in text for text in causes["fetch"])
 
 
+@pytest.mark.needs("cpu")
 def test_a_run_with_failures_spoils_nothing_for_strict_ones(shop):
     fail(shop, 1)
     shop.run(name="job")
@@ -214,6 +218,7 @@ def test_without_failures_it_is_as_without_on_error(shop):
     assert shop.ran(run) == {"pair": 4}, "the same keys"
 
 
+@pytest.mark.needs("cpu")
 def test_resume_retries_failed_items_and_then_what_lacked_them(shop):
     fail(shop, 1, 2)
     run = shop.run(name="job")
@@ -229,6 +234,7 @@ def test_resume_retries_failed_items_and_then_what_lacked_them(shop):
     assert resume(shop.project, run.id) is None
 
 
+@pytest.mark.needs("cpu")
 def test_a_dynamic_map_goes_on_too(shop):
     fail(shop, 2)
     run = shop.run(name="dynamic")
@@ -238,6 +244,7 @@ def test_a_dynamic_map_goes_on_too(shop):
     assert shop.run(name="dynamic").result() == {"twice": [0, 20, 40, 60], "total": 60}
 
 
+@pytest.mark.needs("cpu")
 def test_a_list_made_of_an_incomplete_list_is_read_again(shop):
     fail(shop, 0)
     run = shop.run(name="relisted")
@@ -247,6 +254,7 @@ def test_a_list_made_of_an_incomplete_list_is_read_again(shop):
     assert taken_up(shop, run).result() == 42
 
 
+@pytest.mark.needs("cpu")
 def test_twice_resumed_after_a_list_that_lacked_items(shop):
     """What was found at the places of an incomplete list must not be taken for what is at those of the whole one."""
     assert shop.run([20], name="doubled").result() == [41]
@@ -266,6 +274,7 @@ def test_items_whose_constant_was_made_of_an_incomplete_list(shop):
     assert shop.run(name="shared").result() == [60, 62]
 
 
+@pytest.mark.needs("cpu")
 def test_forced_with_failures_does_not_fall_back_on_what_was_stored(shop):
     assert shop.run(name="job").result()["total"] == 120
     fail(shop, 1)
@@ -298,6 +307,7 @@ def test_what_followed_is_debugged_as_it_was(shop):
         replay(shop.project, run.id, "double", item=1)
 
 
+@pytest.mark.needs("cpu")
 def test_equal_bytes_of_an_incomplete_result_renew_nothing(shop):
     def label(*values: object) -> object:
         for x, value in enumerate(values):
@@ -309,6 +319,7 @@ def test_equal_bytes_of_an_incomplete_result_renew_nothing(shop):
     assert label(99, 3, 30) == "at most 99"
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(("left", "total"), [((1,), 50), ((), 60)], ids=["the same list", "the whole list"])
 def test_a_checkpoint_is_that_of_the_list_that_it_was_made_of(shop, left, total):
     fail(shop, 1, "late")

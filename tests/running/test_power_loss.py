@@ -15,13 +15,13 @@ import time
 
 import pytest
 from tests.fixtures.raw_disk import raw_disk  # noqa: F401 a fixture
-from tests.support.campaigns import campaign
+from tests.support.sizes import choose_size
 
 from hooke.base.ref import Ref
 from hooke.journal.events import AttemptFinished, RunFinished
 from hooke.project.folder import Project
 
-CAMPAIGN = campaign(__name__)
+MOMENTS = choose_size(sample=4, full=4, soak=40)
 ITEMS = 60
 SIZE = 100_000
 BLOCK_S = "HOOKE_TEST_BLOCK_S"  # variables of Hooke are no inputs of tasks
@@ -218,12 +218,11 @@ def resumes(folder):
             assert not (is_kept and overlap), "what the disk has is not computed again"
 
 
-@pytest.mark.campaign
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("durable", ["each", "group"])
 def test_power_loss_at_random_moments_and_at_exit(raw_disk, durable):  # noqa: F811
-    moments = CAMPAIGN.size
+    moments = MOMENTS
     rng = random.Random(f"{durable} {moments}")
     copies, counts = [], []
     with raw_disk.mounted():
@@ -248,6 +247,7 @@ def test_power_loss_at_random_moments_and_at_exit(raw_disk, durable):  # noqa: F
     print(f"{durable}: (finished, of them promised, lost) at each moment: {counts}")
 
 
+@pytest.mark.needs("cpu")
 def test_a_group_is_on_the_disk_while_the_run_goes_on(raw_disk):  # noqa: F811
     """Workers write the results, and the driver, which lives longer, syncs them."""
     with raw_disk.mounted():
@@ -263,6 +263,7 @@ def test_a_group_is_on_the_disk_while_the_run_goes_on(raw_disk):  # noqa: F811
         machine.end()
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("durable", ["each", "group"])
 def test_a_disk_that_confirms_nothing_ends_no_run_as_finished(raw_disk, durable):  # noqa: F811
     with raw_disk.mounted():

@@ -50,6 +50,7 @@ def test_a_clean_tree_is_its_commits(repository):
     assert (taken.dirty, taken.diff) == (False, b"")
 
 
+@pytest.mark.needs("cpu")
 def test_changed_new_staged_and_deleted_files_are_in_the_tree_and_ignored_ones_are_not(repository):
     root = repository.root
     (root / "gone.py").write_text("")
@@ -71,6 +72,7 @@ def test_changed_new_staged_and_deleted_files_are_in_the_tree_and_ignored_ones_a
     assert git(root, "status", "--porcelain") == before, "the user's own index is as it was"
 
 
+@pytest.mark.needs("cpu")
 def test_an_edit_of_equal_length_right_after_a_commit_is_seen(repository):
     for letter in "BCDEFG":
         git(repository.root, "add", "-A")
@@ -79,6 +81,7 @@ def test_an_edit_of_equal_length_right_after_a_commit_is_seen(repository):
         assert git(repository.root, "show", f"{tree}:job.py") == f"{letter} = 1"
 
 
+@pytest.mark.needs("cpu")
 def test_what_is_kept_outlives_a_garbage_collection_and_comes_back(repository, tmp_path):
     root = repository.root
     (root / "job.py").write_text("A = 3\n")
@@ -114,6 +117,7 @@ def test_of_a_forgotten_gitignore_no_more_than_so_much_is_copied(repository):
     assert taken.left_out[-1] == "and 2 more"
 
 
+@pytest.mark.needs("cpu")
 def test_a_merge_that_is_not_done_is_kept_as_the_files_are(repository):
     root = repository.root
     git(root, "checkout", "-qb", "other")
@@ -234,6 +238,7 @@ def record(run: Run) -> MadeOf:
     return events[0].record
 
 
+@pytest.mark.needs("cpu")
 def test_a_run_records_it(workshop, monkeypatch):
     table = workshop.folder / "table.txt"
     table.write_text("abc")
@@ -252,6 +257,7 @@ def test_a_run_records_it(workshop, monkeypatch):
     assert record(workshop.run(File(table))).files != made.files
 
 
+@pytest.mark.needs("cpu")
 def test_equal_seeds_draw_equal_numbers_and_another_draws_all_anew(workshop, monkeypatch):
     (workshop.folder / "table.txt").write_text("abc")
     workshop.write(JOB)
@@ -268,7 +274,7 @@ def test_equal_seeds_draw_equal_numbers_and_another_draws_all_anew(workshop, mon
         workshop.run(File(workshop.folder / "table.txt"))
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_what_is_drawn_is_the_same_in_this_process_and_in_any_worker(workshop):
     (workshop.folder / "table.txt").write_text("abc")
     workshop.write(JOB)
@@ -288,7 +294,7 @@ print(made.argv, made.branch, made.dirty)
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_script_records_it_with_its_words(repository):
     (repository.root / "train.py").write_text(SCRIPT)
     words = [sys.executable, "train.py", "--rate", "0.1"]

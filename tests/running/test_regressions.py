@@ -160,7 +160,7 @@ def test_a_part_that_is_not_there_is_named(workshop):
         workshop.run(name="no_part").result()
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
 def test_a_run_leaves_no_descriptor_open(workshop):
     workshop.write(ODD)
@@ -177,6 +177,7 @@ def test_a_run_leaves_no_descriptor_open(workshop):
     wait_until(lambda: opened() < before + 20, "the descriptors of twenty runs to be closed")
 
 
+@pytest.mark.needs("cpu")
 def test_waiting_for_a_retry_costs_no_cpu(workshop):
     workshop.write(ODD)
     began = time.thread_time()  # other threads of this process are those of other tests
@@ -184,7 +185,7 @@ def test_waiting_for_a_retry_costs_no_cpu(workshop):
     assert time.thread_time() - began < 0.75, "half of the wait"
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_two_runs_in_threads_leave_the_output_as_it_was(tmp_path):
     script = tmp_path / "two.py"
     calls = """
@@ -202,13 +203,12 @@ def test_two_runs_in_threads_leave_the_output_as_it_was(tmp_path):
     assert done.stdout.splitlines()[-2:] == ["a b", "True True"], done.stderr
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("command", [["-m", "pytest"], ["-c", "import pytest; pytest.main()"], ["PYTEST"]])
 def test_the_project_of_a_test_is_where_its_pipeline_is(tmp_path, command):
     """Not where pytest is installed."""
     program = os.path.join(os.path.dirname(sys.executable), "pytest")
-    if command == ["PYTEST"] and not os.path.exists(program):
-        pytest.skip("pytest is installed without its command")
     test = """
     @pipeline
     def nested(x):
@@ -340,6 +340,7 @@ def test_settings_out_of_range_are_refused_by_name(tmp_path, text, said):
         read_settings(tmp_path)
 
 
+@pytest.mark.needs("cpu")
 def test_a_large_argument_that_does_not_look_it_is_sent_once(workshop):
     """It went with each attempt: 100 attempts with a dict of 20 MB took 4 s, with its array 0.2 s."""
     workshop.write(
@@ -372,6 +373,7 @@ def test_a_large_argument_that_does_not_look_it_is_sent_once(workshop):
     assert workshop.run().result() == ([0.0, 1.0, 2.0, 3.0], 6.0, 6.0)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("size", [100, 5_000, 50_000])  # in each call, encoded once, stored once
 def test_an_argument_of_many_calls_is_read_and_encoded_once(workshop, size):
     """Each call copied, hashed and pickled it: one dict of 100,000 keys to 200 calls took 34 s."""

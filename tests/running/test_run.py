@@ -60,6 +60,7 @@ def test_results_equal_plain_calls(workshop, on):
     assert run.result() == {"total": sum(6 * i for i in range(6)) + 1, "first": 0, "last": 30, "n": 6}
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("on", ENGINES)
 def test_dynamic_map(workshop, on):
     workshop.write(ARITHMETIC)
@@ -96,6 +97,7 @@ LARGE_ITEMS = """
 """
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(("each", "most"), [(20_000, 8), (2, 4096)])
 def test_an_item_of_a_dynamic_map_is_read_with_few_others_where_items_are_large(workshop, each, most):
     """A block of items is read as a whole, by each attempt on one of them."""
@@ -109,6 +111,8 @@ def test_an_item_of_a_dynamic_map_is_read_with_few_others_where_items_are_large(
     assert expanded.block * each * 9 < 2 << 20
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_one_large_item_does_not_make_a_block_of_each(workshop):
     workshop.write(LARGE_ITEMS)
     run = workshop.run(on="serial", name="uneven", n=3000)
@@ -129,6 +133,7 @@ def test_second_run_is_cached_and_looks_up_only_what_is_asked(workshop):
     assert len(found) == 1, "the last task's result alone is looked up"
 
 
+@pytest.mark.needs("cpu")
 def test_one_more_item_reruns_one_item(workshop):
     workshop.write(ARITHMETIC)
     workshop.run(name="job", n=6)
@@ -142,6 +147,8 @@ def test_one_more_item_reruns_one_item(workshop):
     }
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("old", "new", "reran"),
     [
@@ -234,6 +241,7 @@ def test_a_users_error(workshop, on):
     assert f"hooke logs {run.id} fails" in text
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("on", ENGINES)
 def test_except_catches_what_the_task_raised(workshop, on):
     workshop.write(FAILING)
@@ -273,6 +281,7 @@ LOGGING = """
 """
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("on", ENGINES)
 def test_a_run_is_looked_at_by_its_attributes(workshop, on):
     workshop.write(LOGGING)
@@ -314,6 +323,7 @@ def test_a_failed_item_keeps_its_neighbours(workshop, on):
     assert row.done >= 3
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("on", ENGINES)
 def test_retries_are_counted_and_said(workshop, on, tmp_path):
     workshop.write(FAILING)
@@ -341,6 +351,7 @@ def test_a_killed_worker_is_named(workshop):
     assert "exit code 7" in str(caught.value)
 
 
+@pytest.mark.needs("cpu")
 def test_a_timeout_ends_the_worker(workshop):
     workshop.write(FAILING)
     with pytest.raises(TimedOut, match=r"0\.3 s") as caught:
@@ -411,7 +422,8 @@ HUNGRY = """
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_out_of_memory_runs_again_with_double(workshop):
     workshop.write(HUNGRY)
     run = workshop.run(on="local:2", name="grows")
@@ -477,6 +489,7 @@ SURROUNDINGS = """
 """
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("on", ENGINES)
 def test_a_task_that_changes_folder_does_so_for_itself_alone(workshop, on, tmp_path_factory):
     workshop.write(SURROUNDINGS)
@@ -484,6 +497,7 @@ def test_a_task_that_changes_folder_does_so_for_itself_alone(workshop, on, tmp_p
     assert workshop.run(on=on, name="moves", folder=elsewhere).result() == str(workshop.folder)
 
 
+@pytest.mark.needs("cpu")
 def test_warm_workers_see_the_environment_of_now(workshop, monkeypatch):
     workshop.write(SURROUNDINGS)
     assert workshop.run(on="local:1", name="variable").result() is None

@@ -91,6 +91,7 @@ def test_its_errors_are_those_of_run(shop):
         asyncio.run(hooke.run_async(len, 1))
 
 
+@pytest.mark.needs("cpu")
 def test_cancellation_stops_the_run_cleanly_and_it_is_resumed(shop):
     async def main():
         running = asyncio.create_task(hooke.run_async(loaded(shop), 101, on="local:1", progress="none"))
@@ -110,6 +111,7 @@ def test_cancellation_stops_the_run_cleanly_and_it_is_resumed(shop):
     assert driver is not None and driver.drive() == "finished"
 
 
+@pytest.mark.needs("cpu")
 def test_it_is_awaited_in_a_notebook(shop):
     import nbclient
     import nbformat
@@ -127,6 +129,7 @@ def test_it_is_awaited_in_a_notebook(shop):
     assert [each.data["text/plain"] for each in values] == ["6"]
 
 
+@pytest.mark.needs("cpu")
 def test_name_tags_and_retries(shop):
     job = loaded(shop)
     run = hooke.run(job, 4, on="serial", name="base", tags={"team": "ours", "year": 2026}, retries=2)

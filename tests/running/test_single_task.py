@@ -172,6 +172,7 @@ def item(shop, task, **inputs):
     return execute_task(ExecOrder(target=f"{shop.file}:{task}", inputs=inputs, on_error="continue"))
 
 
+@pytest.mark.needs("cpu")
 def test_an_item_that_may_fail_has_all_its_tries_and_is_left_out_of_lists(workshop):
     workshop.write(FAILING)
     good = item(workshop, "raises", x="1", most="2")
@@ -194,6 +195,7 @@ def test_an_item_that_may_fail_has_all_its_tries_and_is_left_out_of_lists(worksh
         done(workshop, "listed", values="{'a': 'hooke:failed'}")
 
 
+@pytest.mark.needs("cpu")
 def test_what_is_not_the_items_own_fails_it(workshop):
     workshop.write(FAILING)
     with pytest.raises(Exception, match="the store does not hold the object"):
@@ -228,6 +230,7 @@ def test_files_that_a_task_returns_are_put_back(shop):
     assert Path("out.txt").read_text() == "one two"
 
 
+@pytest.mark.needs("cpu")
 def test_a_gang_has_its_ranks_and_a_method_its_object(shop):
     assert value(shop, done(shop, "ranks", x="10").reference) == [10, 11]
     assert value(shop, done(shop, "Model.scaled", self="None", by="4").reference) == 8
@@ -245,6 +248,7 @@ def test_a_shared_store_has_its_signatures(shop):
         done(shop, "total", values=listed.reference)
 
 
+@pytest.mark.needs("cpu")
 def test_two_at_once_compute_it_once(shop):
     shop.edit('print("printed")', "import time; time.sleep(0.5)")
     found = []
@@ -274,6 +278,7 @@ GPUS = """
 """
 
 
+@pytest.mark.needs("cpu")
 def test_processes_of_its_own_see_the_gpus_that_the_task_asks_for(workshop, monkeypatch):
     workshop.write(GPUS)
     monkeypatch.setattr("hooke.engines.worker.pool.devices_of_this_machine", lambda: Devices(("7", "8")))
@@ -286,6 +291,7 @@ def test_processes_of_its_own_see_the_gpus_that_the_task_asks_for(workshop, monk
         item(workshop, "one", x="2")
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("task", "inputs", "message"),
     [

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.campaigns import campaign
+from tests.support.sizes import choose_size
 
 from hooke.base.errors import NotEnoughData
 from hooke.scaling.affine import Affine, CallBlock, affine
 
-CAMPAIGN = campaign(__name__)
+TRIALS = choose_size(sample=200, full=200, soak=1_000)
 A, B = 20e-6, 1e-3
 
 
@@ -47,6 +47,7 @@ def held(found: Affine) -> dict[str, bool]:
     return {each.name: each.interval[0] <= value <= each.interval[1] for each, value in truth}
 
 
+@pytest.mark.needs("cpu")
 @given(
     st.floats(0, 1e-2),
     st.floats(1e-6, 1e-1),
@@ -62,6 +63,7 @@ def test_without_noise_the_law_is_exact(a, b, sizes):
     assert high / low == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.needs("cpu")
 @given(
     st.lists(
         st.lists(
@@ -92,6 +94,7 @@ def test_what_follows():
     assert found.load_within(0.004, 64).value == pytest.approx(50 / 0.002)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("shared", [0.0, 0.1])
 def test_intervals_hold_as_often_as_they_say(shared):
     """Also where calls of a block share errors: counted singly, 2400 calls would be far too sure of themselves."""
@@ -102,14 +105,14 @@ def test_intervals_hold_as_often_as_they_say(shared):
         assert abs(count / trials - 0.95) <= 0.02 + 3 * math.sqrt(0.95 * 0.05 / trials), (name, counts)
 
 
-@pytest.mark.campaign
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("shared", [0.0, 0.1])
 @pytest.mark.parametrize("blocks", [4, 6, 12])
 def test_coverage(blocks, shared):
     """90 to 99 % in full; a sample of 200 trials may be off by three standard errors, 4.6 points, more."""
-    trials, counts = CAMPAIGN.size, Counter()
-    slack = 0.0 if CAMPAIGN.is_full else 3 * math.sqrt(0.95 * 0.05 / trials)
+    trials, counts = TRIALS, Counter()
+    slack = 0.0 if trials >= 1000 else 3 * math.sqrt(0.95 * 0.05 / trials)
     for seed in range(trials):
         counts.update(held(affine(blocks_of([seed, blocks], blocks=blocks, shared=shared))))
     for name, count in counts.items():

@@ -53,6 +53,7 @@ def test_where_it_may_be_never_the_interval_says_so():
     assert high == math.inf
 
 
+@pytest.mark.needs("cpu")
 def test_beyond_the_data_it_is_refused():
     law = fit(Measurements([1, 2, 3, 4], throughput=[1.0, 1.98, 2.97, 3.94]))
     with pytest.raises(BeyondTheData):
@@ -97,6 +98,7 @@ def test_the_noise_of_the_plain_call_widens_the_interval_of_bare_measurements():
     assert cost(measured, plain).interval == (4, 8)
 
 
+@pytest.mark.needs("cpu")
 def test_its_interval_holds_the_truth():
     """A plain call that is as fast as the law at N = 10.5: COST is 11."""
     plain = 1 / (10 * curve("amdahl", (0.05,), [10.5])[0])

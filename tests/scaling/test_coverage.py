@@ -8,12 +8,12 @@ from collections import Counter
 import numpy as np
 import pytest
 from tests.scaling.planted import TEN, curve
-from tests.support.campaigns import campaign
+from tests.support.sizes import choose_size
 
 from hooke.scaling import Measurements, fit
 from hooke.scaling.families import FAMILIES
 
-CAMPAIGN = campaign(__name__)
+TRIALS = choose_size(sample=150, full=150, soak=1_000)
 SIX = (1, 2, 4, 8, 16, 32)
 LAWS = {
     "amdahl": (0.05,),
@@ -72,7 +72,7 @@ def coverage(family, n, *, noise=0.05, errors="relative", trials):
     return {name: count / trials for name, count in held.items()}
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("family", LAWS)
 def test_ten_measurements_with_constant_errors(family):
     """Aimed at are 93 to 97 %, with three standard errors of 100 trials either way; the errors are 3 % of the mean."""
@@ -81,7 +81,8 @@ def test_ten_measurements_with_constant_errors(family):
         assert abs(share - 0.95) <= 0.02 + 3 * math.sqrt(0.95 * 0.05 / 100), (name, found)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_repeats_that_share_errors():
     """Thirty measurements that are worth little more than ten: counted singly, they cover 80 to 86 %."""
     found = coverage("amdahl", TEN * 3, errors="shared", trials=150)
@@ -89,8 +90,8 @@ def test_repeats_that_share_errors():
         assert share >= 0.93 - 3 * math.sqrt(0.95 * 0.05 / 150), (name, found)
 
 
-@pytest.mark.campaign
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("n", [SIX, TEN, TEN * 3], ids=len)
 @pytest.mark.parametrize("family", LAWS)
 def test_coverage(family, n):
@@ -98,9 +99,9 @@ def test_coverage(family, n):
 
     Those are two of 1000 trials, 1.4 points, in full; three of 150, 5.3 points, in a sample.
     """
-    trials = CAMPAIGN.size
+    trials = TRIALS
     found = coverage(family, n, trials=trials)
-    slack = (2 if CAMPAIGN.is_full else 3) * math.sqrt(0.95 * 0.05 / trials)
+    slack = (2 if trials >= 1000 else 3) * math.sqrt(0.95 * 0.05 / trials)
     for name, share in found.items():
         assert share >= 0.93 - slack, (name, found)
         assert share <= 0.97 + slack or len(n) < 10, (name, found)

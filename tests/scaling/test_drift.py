@@ -36,6 +36,7 @@ def test_the_order_in_time_is_kept_beside_the_order_of_n():
         Measurements([1, 2], throughput=[[1, 2], [3, 4]], at=[1, 2])
 
 
+@pytest.mark.needs("cpu")
 def test_a_line_in_time_is_taken_off_and_told():
     law = fit(study(warming))
     (flag,) = [flag for flag in law.flags if flag.startswith("drift")]
@@ -48,12 +49,14 @@ def test_a_line_in_time_is_taken_off_and_told():
     assert blind.predict(6).interval[1] > 1.05 * blind.predict(6).interval[0]
 
 
+@pytest.mark.needs("cpu")
 def test_where_n_ascends_with_time_drift_cannot_be_told_from_the_law():
     law = fit(study(warming, ascending=True))
     assert any("N was measured in ascending order" in flag for flag in law.flags)
     assert not any("ascending" in flag for flag in fit(study(warming)).flags)
 
 
+@pytest.mark.needs("cpu")
 def test_independent_errors_are_seldom_called_drift():
     laws = [
         fit(study(lambda place, rng: 0.05 * rng.standard_normal(place.size), seed=seed)) for seed in range(15)
@@ -66,6 +69,8 @@ def test_without_errors_there_is_no_drift():
     assert law.flags == ()
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_successive_errors_that_resemble_each_other_widen_the_intervals():
     cell, blind = disturbed_cell("AR(1), 0.8", 5), disturbed_cell("AR(1), 0.8", 5, timed=False)
     assert cell.held_or_flagged >= 0.9 * cell.asked
@@ -73,6 +78,8 @@ def test_successive_errors_that_resemble_each_other_widen_the_intervals():
     assert cell.held > blind.held
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("kind", ["growing", "one-sided"])
 def test_other_errors_than_the_assumed_ones_leave_the_coverage(kind):
     # A sample: 95 % would be missed by a tenth of these 63 predictions, which come three from a fit. The table is in laws.md.

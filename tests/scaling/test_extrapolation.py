@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from benchmarks.extrapolation import Prediction, beyond, by_machine, curves, score
 from tests.scaling.planted import TEN, curve, planted
-from tests.support.campaigns import campaign
+from tests.support.sizes import choose_size
 
 from hooke import BeyondTheData
 from hooke.scaling import Measurements, fit
 
-CAMPAIGN = campaign(__name__)
+CURVES = choose_size(sample=40, full=40, soak=243)
 
 
-@pytest.mark.campaign
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(1500)
 def test_on_real_machines_intervals_hold_as_often_as_they_say():
     keys = sorted(curves())
-    chosen = keys[:: len(keys) // CAMPAIGN.size]
+    chosen = keys[:: len(keys) // CURVES]
     found = [each for each in beyond(chosen) if each.answered]
     for least, most in ((1.13, 1.38), (1.38, 1.75), (1.75, 2.0)):
         asked = [each for each in found if least < each.distance <= most]
@@ -27,7 +27,7 @@ def test_on_real_machines_intervals_hold_as_often_as_they_say():
         _, low, high = by_machine(held)
         assert high >= 0.93, (least, low, high)
         assert low <= 0.97, (least, low, high)
-        if CAMPAIGN.is_full:
+        if CURVES == 243:
             assert mean_score(asked) < mean_score_about_last(asked), least
 
 
@@ -45,7 +45,8 @@ def mean_score_about_last(asked: list[Prediction]) -> float:
     return float(np.mean(scores))
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize(
     ("family", "shape"), [("linear", ()), ("amdahl", (0.05,)), ("usl", (0.03, 0.002)), ("power", (0.8,))]
 )
@@ -59,6 +60,7 @@ def test_the_truth_lies_in_the_interval_at_twice_the_largest_n(family, shape):
     assert np.mean(held) > 0.9
 
 
+@pytest.mark.needs("cpu")
 def test_the_interval_widens_with_the_distance_and_with_the_level():
     measured = planted("amdahl", (0.05,), noise=0.02, seed=1)
     widths = [np.log(np.divide(*fit(measured).predict(n).interval[::-1])) for n in (33, 40, 48, 60)]
@@ -105,6 +107,7 @@ def test_noise_is_counted_once_beyond_the_range():
     assert law.predict(16, runs=1).interval[0] < law.predict(16).interval[0]
 
 
+@pytest.mark.needs("cpu")
 def test_the_n_for_a_target_beyond_the_range_has_no_sure_end():
     law = fit(planted("linear", (), noise=0.02, seed=3))
     found = law.n_for(400)

@@ -32,6 +32,7 @@ def numbers(law: Law) -> list[float]:
     return [end for estimate in law.parameters.values() for end in (estimate.value, *estimate.interval)]
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=60, deadline=None)
 @given(PLANTED, ERRORS, st.floats(1e-3, 1e6))
 def test_exact_data_give_the_planted_law_back(law, errors, rate):
@@ -45,6 +46,7 @@ def test_exact_data_give_the_planted_law_back(law, errors, rate):
     assert not fitted.lack_of_fit.found
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=25, deadline=None)
 @given(PLANTED, ERRORS, st.integers(0, 2**32), st.floats(1e-3, 1e4))
 @example(("hard_knee", (1 / 30,)), "relative", 2**31, 1.0)  # no knee is found among these: its share is 0
@@ -64,6 +66,8 @@ def test_the_units_of_throughput_do_not_matter(law, errors, seed, scale):
         assert there == pytest.approx(scale * here, rel=1e-2)  # both are found along some rays
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @settings(max_examples=15, deadline=None)
 @given(PLANTED, st.permutations(range(len(TEN))), st.integers(0, 2**32))
 def test_the_order_of_measurements_does_not_matter(law, order, seed):
@@ -72,6 +76,7 @@ def test_the_order_of_measurements_does_not_matter(law, order, seed):
     assert numbers(fit(shuffled)) == numbers(fit(measured))
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=15, deadline=None)
 @given(PLANTED, st.integers(0, 2**32))
 def test_seconds_give_the_same_law_as_throughput(law, seed):
@@ -103,6 +108,7 @@ def test_repeats_that_share_their_errors_count_once():
     assert law.lack_of_fit.test == "repeats"
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("errors", ["relative", "constant"])
 @pytest.mark.parametrize(
     ("family", "shape"), [("amdahl", (0.08,)), ("hard_knee", (1 / 9,)), ("usl", (0.04, 0.003))]
@@ -169,7 +175,8 @@ def test_a_clean_fit_has_no_flags():
 LEVELS = st.lists(st.integers(1, 2000), min_size=4, max_size=9, unique=True)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @settings(max_examples=40, deadline=None)
 @given(LEVELS, st.data(), ERRORS)
 def test_any_measurements_give_a_law_or_a_refusal(levels, data, errors):

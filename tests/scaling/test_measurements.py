@@ -51,6 +51,7 @@ def test_confounded_is_no_condition_at_two_n(conditions, confounded):
     assert Measurements(n, throughput=[1, 2, 3], conditions=conditions).confounded is confounded
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

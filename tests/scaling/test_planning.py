@@ -90,6 +90,7 @@ class TestSchedule:
             "what asks for more than there is runs alone"
         )
 
+    @pytest.mark.long
     @given(
         items=st.lists(st.integers(0, 400), min_size=1, max_size=5),
         seconds=st.floats(0.01, 10),
@@ -272,6 +273,7 @@ class TestRows:
         assert row.work_s["features"].value == pytest.approx(400)
         assert row.efficiency is None, "what one worker takes was not measured"
 
+    @pytest.mark.needs("cpu")
     @given(
         serial=st.sampled_from([0.0, 0.02, 0.1, 0.3]),
         instances=st.integers(1, 4),
@@ -287,6 +289,7 @@ class TestRows:
             assert estimate.interval[0] <= estimate.value <= estimate.interval[1]
             assert estimate.interval[0] >= 0
 
+    @pytest.mark.needs("cpu")
     @given(serial=st.sampled_from([0.0, 0.05, 0.2]), usd=st.floats(0.01, 50))
     @settings(max_examples=30, deadline=None)
     def test_more_instances_cost_more_an_hour(self, serial, usd):
@@ -406,6 +409,7 @@ class TestAdvice:
         planner = shared_planner()
         return [planner.row(rented(n, machine(vcpus=v, usd=usd, speed=(s, s)))) for v, n, usd, s in drawn]
 
+    @pytest.mark.needs("cpu")
     @given(drawn=ROWS)
     @settings(max_examples=40, deadline=None)
     def test_no_row_of_the_front_is_beaten(self, drawn):
@@ -421,6 +425,7 @@ class TestAdvice:
                 for other in priced
             )
 
+    @pytest.mark.needs("cpu")
     @given(drawn=ROWS, deadline=st.none() | st.floats(60, 1000), budget=st.none() | st.floats(0.01, 2))
     @settings(max_examples=60, deadline=None)
     def test_what_is_recommended_keeps_to_the_wish(self, drawn, deadline, budget):

@@ -16,7 +16,8 @@ BY_NAME = {cause.name: cause for cause in CAUSES}
 STUDIES = 12
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize(
     "name",
     [
@@ -36,7 +37,7 @@ def test_a_planted_cause_is_reported_and_its_band_holds_the_truth(name):
     assert all(held > 8 for held in counts.far.values())
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_lock_is_not_said_to_be_crosstalk_without_contention():
     """The planted 5 % at N = 3 to 48: X(96) is that of the lock, where USL alone foretold two thirds of it."""
     for seed in range(5):
@@ -57,6 +58,7 @@ def stairs(levels, items, *, noise=0.01, seed=0):
     return n, seconds
 
 
+@pytest.mark.needs("cpu")
 def test_a_staircase_is_not_taken_for_contention():
     n, seconds = stairs((1, 2, 3, 5, 7, 10, 13, 20, 24), 24)
     law = fit(Measurements(n, seconds=seconds, work=24))
@@ -88,6 +90,8 @@ def test_stairs_and_contention_together_are_both_found():
     assert law.parameters["a"].interval[0] <= 0.08 <= law.parameters["a"].interval[1]
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("family", ["linear", "amdahl", "hard_knee", "usl"])
 def test_no_cliff_and_no_bend_where_none_was_planted(family):
     shape = {"linear": (), "amdahl": (0.05,), "hard_knee": (1 / 8,), "usl": (0.1, 0.004)}[family]
@@ -98,6 +102,7 @@ def test_no_cliff_and_no_bend_where_none_was_planted(family):
         assert "cliff" not in {row.family for row in law.comparison}
 
 
+@pytest.mark.needs("cpu")
 def test_a_bent_line_and_a_cliff_need_five_n():
     for x in ([1, 2, 4, 5.2], [1, 2, 4, 1.6]):
         law = fit(Measurements([1, 2, 4, 8], throughput=np.outer(x, [0.99, 1.0, 1.01])))

@@ -45,6 +45,7 @@ def test_what_was_measured_lies_between_what_held_and_what_broke():
     assert bearing.offer(setup(1)).bears.interval == (70.0, math.inf), "nothing broke it"
 
 
+@pytest.mark.needs("cpu")
 def test_a_law_of_replicas_reaches_where_it_is_sure_and_refuses_beyond():
     bearing = Bearing(LINEAR, PROMISE, cores=8)
     low, high = bearing.offer(setup(3)).bears.interval
@@ -120,6 +121,7 @@ machines = some.builds(
 )  # fmt: skip
 
 
+@pytest.mark.needs("cpu")
 @settings(deadline=None, max_examples=50)
 @given(
     some.lists(some.builds(load, some.integers(1, 6), rates, threads=some.integers(1, 2)), max_size=5),

@@ -13,6 +13,7 @@ from hooke import BeyondTheData, NotEnoughData, UsageError
 from hooke.scaling import Measurements, fit
 
 
+@pytest.mark.needs("cpu")
 def test_early_points_do_not_determine_the_knee():
     """A peak at N = 22 seen from N = 1 to 8: every early fit is good, and none is to be planned with."""
     law = fit(planted("usl", (0.03, 0.002), n=(1, 2, 3, 4, 6, 8), noise=0.03, seed=1))
@@ -33,6 +34,8 @@ def test_the_early_points_of_the_ray_tracer_are_not_believed(points):
         fit(published("raytracer", first=points)).determined_knee()
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_what_was_measured_past_is_determined():
     """A knee at N = 15.21 seen from N = 1 to 32: refused one time in ten at most, and right nearly always."""
     told = []
@@ -44,6 +47,7 @@ def test_what_was_measured_past_is_determined():
     assert np.mean([low <= 15.21 <= high for low, high in told]) >= 0.88
 
 
+@pytest.mark.needs("cpu")
 def test_linear_to_four_says_nothing_of_eight():
     """A capacity of 4 and none at all look the same from N = 1 to 4."""
     law = fit(Measurements([1, 2, 3, 4], throughput=[1.0, 1.98, 2.97, 3.94]))
@@ -66,6 +70,7 @@ def test_where_no_law_has_a_knee_the_farthest_n_is_advised():
     assert law.next_measurement().n == 32
 
 
+@pytest.mark.needs("cpu")
 def test_no_law_reaches_farther_than_twice_the_data_unless_its_family_is_named():
     measured = planted("hard_knee", (1 / 8,), noise=0.001, seed=1)
     for families, farthest in ((None, 64), (["hard_knee"], 128)):
@@ -75,6 +80,7 @@ def test_no_law_reaches_farther_than_twice_the_data_unless_its_family_is_named()
             law.predict(farthest + 1)
 
 
+@pytest.mark.needs("cpu")
 def test_an_answer_that_is_wider_than_can_be_acted_on_is_refused_beyond_one_and_a_half_times_the_data():
     law = fit(Measurements([1, 2, 3, 4], throughput=[1.0, 1.98, 2.4, 1.1]))
     with pytest.raises(BeyondTheData, match="do not determine the throughput at N = 7") as caught:
@@ -82,6 +88,7 @@ def test_an_answer_that_is_wider_than_can_be_acted_on_is_refused_beyond_one_and_
     assert "not firmly ruled out" in caught.value.why
 
 
+@pytest.mark.needs("cpu")
 def test_below_the_data_is_refused_as_above():
     law = fit(planted("amdahl", (0.05,), n=(16, 20, 24, 32, 48, 64), noise=0.05, seed=4))
     with pytest.raises(BeyondTheData):
@@ -90,6 +97,7 @@ def test_below_the_data_is_refused_as_above():
         law.predict(1)
 
 
+@pytest.mark.needs("cpu")
 def test_the_measurement_advised_narrows_the_knee_more_than_others():
     """Over 20 curves whose knee was not seen: the knee's interval, on a log scale, after one more measurement."""
     n = (1, 2, 4, 8, 12)
@@ -128,6 +136,7 @@ def test_too_little_is_said_with_the_mend(measurements, families, said):
     assert caught.value.fix
 
 
+@pytest.mark.needs("cpu")
 def test_three_n_do_not_speak_for_three_parameters_however_often_repeated():
     """USL goes through any three means; repeats that agree with each other do not make it right."""
     repeats = np.exp(0.001 * np.random.default_rng(1).standard_normal((3, 50)))

@@ -61,6 +61,7 @@ class Profile:
         return brentq(lambda value: self.held(what, value) - self.most, inside, outside, rtol=1e-6)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("what", [0, 1, 2, 20.0, 100.0])
 def test_an_interval_ends_where_the_profile_does(name, what):

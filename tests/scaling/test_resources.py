@@ -14,6 +14,7 @@ def attempts(count=10, **each):
 
 
 class TestMemory:
+    @pytest.mark.needs("cpu")
     @given(peaks=st.lists(st.integers(1, 2**45), min_size=3, max_size=300))
     @settings(max_examples=100, deadline=None)
     def test_all_but_a_hundredth_of_what_was_seen_fits_with_the_margin(self, peaks):

@@ -10,7 +10,7 @@ from tests.scaling.planted import TEN, planted
 
 from hooke.scaling import Measurements, fit
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 LAWS = {"linear": (), "amdahl": (0.05,), "hard_knee": (1 / 8,), "power": (0.7,), "usl": (0.1, 0.004)}
 
@@ -18,6 +18,7 @@ CURVES = 100
 """Of forty, chance alone makes as many USL look like a queue as would be too many."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", LAWS)
 def test_the_truth_is_reported_and_mostly_chosen(family):
     """Ten measurements, errors of 5 %, 100 curves: aimed at are 95 % and 90 %; less would be two standard errors off."""
@@ -69,6 +70,7 @@ def test_lack_of_fit_is_found_by_repeats_and_by_runs_of_residuals():
     assert any("does not fit" in flag for flag in fit(smooth, families=["power"]).flags)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [TEN, TEN * 3])
 def test_lack_of_fit_is_seldom_found_where_there_is_none(n):
     """A level of 1 %: in 200 fits of the true family, 6 or more would be one time in two hundred."""

@@ -64,7 +64,7 @@ def value_of(asked: dict[str, float]) -> float:
     return (asked["x"] - 0.3) ** 2 + asked["depth"] / 100
 
 
-@pytest.mark.heavy  # Optuna takes a second to import
+@pytest.mark.needs("processes")  # Optuna takes a second to import
 class TestSampling:
     @pytest.mark.parametrize("sampler", ["tpe", "random"])
     @given(seed=st.integers(-5, 2**40), killed_at=st.integers(0, 13))

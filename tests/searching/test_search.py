@@ -137,8 +137,9 @@ def tried(workshop: Workshop) -> list[str]:
     return file.read_text("utf-8").splitlines() if file.exists() else []
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 class TestSearch:
+    @pytest.mark.long
     def test_the_best_of_runs_that_are_listed_as_such(self, workshop):
         workshop.write(JOB)
         found = hooke.search(module(workshop).fit, FLAT, trials=25, on="serial", offset=0.5)
@@ -160,6 +161,7 @@ class TestSearch:
             "result",
         ]
 
+    @pytest.mark.long
     def test_the_same_call_runs_nothing_twice_and_more_trials_go_on(self, workshop, tmp_path_factory):
         workshop.write(JOB)
         fit = module(workshop).fit
@@ -182,6 +184,7 @@ class TestSearch:
         assert all(trial.value is not None for trial in other.trials)
         assert len(set(tried(workshop))) == len(tried(workshop))  # what one had computed the other found
 
+    @pytest.mark.long
     def test_the_same_seed_makes_the_same_trials(self, workshop):
         workshop.write(JOB)
         fit = module(workshop).fit
@@ -220,6 +223,7 @@ class TestSearch:
         assert widths == {(1, 1), (2, 2)}
         assert mixed.status == "finished" and len(mixed.trials) == 6
 
+    @pytest.mark.long
     def test_a_trial_that_is_worse_is_given_up(self, workshop):
         workshop.write(JOB)
         slow = module(workshop).slow
@@ -395,7 +399,7 @@ def hosts_of(workshop: Workshop) -> list[str]:
     return [path.name.partition("-")[0] for path in workshop.folder.glob("*-0.*")]
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 class TestCluster:
     def test_one_cluster_serves_all_trials_and_ends_with_the_search(self, workshop):
         workshop.write(CLUSTERED)
@@ -409,6 +413,7 @@ class TestCluster:
         ]
         assert starts == ["dask:1", "dask:1"]
 
+    @pytest.mark.long
     def test_parallel_trials_on_a_fleet_have_different_workers(self, workshop):
         workshop.write(CLUSTERED)
         with hooke.Fleet("dask", workers=2) as fleet:
@@ -436,7 +441,7 @@ DRIVER = """
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 class TestDeath:
     def start(self, workshop: Workshop, workers: int = 1, nap_s: float = 0.05) -> subprocess.Popen[str]:
         workshop.write(JOB)
@@ -472,6 +477,7 @@ class TestDeath:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
+    @pytest.mark.long
     @pytest.mark.parametrize("workers", [1, 2])
     def test_a_driver_that_is_killed_is_gone_on_from(self, workshop, workers):
         process = self.start(workshop, workers)
@@ -491,6 +497,7 @@ class TestDeath:
                 (workshop.folder / file).rename(workshop.folder / f"gone{file}")
             assert self.again(workshop, workers) == out  # as if nobody had killed it
 
+    @pytest.mark.long
     def test_ctrl_c_stops_it_cleanly(self, workshop):
         process = self.start(workshop)
         self.until_tried(workshop, 3)
@@ -570,3 +577,22 @@ class TestImportance:
         assert self.found(tmp_path / "few", [1.0] * 7, x=[0.1] * 7).importance() == {}
         assert self.found(tmp_path / "equal", [1.0] * 9, x=[*range(9)]).importance() == {"x": 0.0}
         assert self.found(tmp_path / "constant", [*range(9)], x=[5] * 9).importance() == {"x": 0.0}
+
+
+def test_a_progress_line_reaches_a_stderr_that_buffers(monkeypatch):
+    import io
+
+    from hooke.journal.study_records import SearchRecord
+    from hooke.searching.search_result import EVERY_S, SearchLines
+
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw))
+    looked = SearchStarted(
+        key="k", space={}, metric="", direction="minimize", sampler="tpe", pruner="none", seed=0
+    )
+    record = SearchRecord(begun=RunStarted(run="search-fit", pipeline="fit", entry="x"), looked=looked)
+    lines = SearchLines(9, now=0.0, quiet=False)
+    lines.look(record, EVERY_S / 2)
+    assert raw.getvalue() == b""
+    lines.look(record, EVERY_S)
+    assert raw.getvalue() == b"search-fit: 0 of 9 trials\n"

@@ -114,6 +114,7 @@ def test_a_year_takes_less_than_100_mb(tmp_path: Path, rate: float) -> None:
     assert size * 365 * 24 / hours < 100e6
 
 
+@pytest.mark.needs("cpu")
 def test_what_a_full_disk_refuses_is_written_when_there_is_room(tmp_path: Path) -> None:
     """A real limit on the size of files, in a process of its own: the write is cut, and then fails."""
     program = f"""

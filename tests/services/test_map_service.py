@@ -60,6 +60,7 @@ def online():
         yield made
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), min_size=1, max_size=40))
 def test_it_answers_what_the_service_answers(online, rows):
@@ -67,6 +68,7 @@ def test_it_answers_what_the_service_answers(online, rows):
     assert found.tolist() == online.post("/predict", {"rows": rows}).json()
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
@@ -84,6 +86,7 @@ def test_a_list_may_hold_tuples_and_a_table_without_rows_has_no_dimensions():
     assert list(map_service(Rows, np.array([]), method="square")) == []
 
 
+@pytest.mark.needs("cpu")
 def test_batches_are_whole_and_rows_stay_in_order():
     assert map_service(Shapes, list(range(20)), method="counts") == [8] * 16 + [4] * 4
     rows = np.arange(40.0).reshape(20, 2)
@@ -191,6 +194,7 @@ def scored(n: int):
     return map_service(Shapes, numbers(n), method="table", factor=half(4.0))
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("n", [0, 1, 300])
 def test_in_a_pipeline_it_is_tasks(n, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -201,7 +205,8 @@ def test_in_a_pipeline_it_is_tasks(n, tmp_path, monkeypatch):
         assert made.result() == []
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("place", [{"on": "serial"}, {"on": "local", "workers": 2}])
 def test_each_worker_sets_the_service_up_once_and_chance_does_not_depend_on_it(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -49,6 +49,7 @@ def test_what_is_asked_of_a_service_that_need_not_run_names_its_own_command(tmp_
     assert "hooke replay A" in str(refused.value)
 
 
+@pytest.mark.needs("cpu")
 def test_of_a_language_model_the_log_of_tokens_is_replayed(tmp_path: Path) -> None:
     project, declared = Project.at(tmp_path), service_of(Paged)
     project.create()

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from tests.engines.local.faults import wait_until
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 SERVICE = """
 import time
@@ -220,6 +220,7 @@ def test_bytes_that_are_no_http_end_their_connection_alone(folder):
         assert process.wait(60) == 0
 
 
+@pytest.mark.long
 def test_what_stops_it_is_said(folder):
     def said(*words):
         done = subprocess.run(

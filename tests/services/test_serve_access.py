@@ -12,7 +12,7 @@ import pytest
 from tests.services.test_serve import SERVICE, command
 from tests.serving.certificates import make_certificate
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 @pytest.fixture
@@ -49,6 +49,7 @@ def pasted(line, folder):
     )
 
 
+@pytest.mark.needs("curl")
 def test_what_is_printed_can_be_pasted(serving, folder):
     _, lines = serving()
     assert "$(cat .hooke/services/Delay/token)" in lines[2]
@@ -62,6 +63,7 @@ def test_what_is_printed_can_be_pasted(serving, folder):
     assert pasted(again[2], folder).stdout == "[42]"
 
 
+@pytest.mark.needs("curl")
 def test_without_a_token_it_says_so(serving, folder):
     _, lines = serving("--no-auth")
     assert lines[2].startswith("--no-auth: every program on this machine can call the service")
@@ -70,6 +72,7 @@ def test_without_a_token_it_says_so(serving, folder):
     assert not list((folder / ".hooke" / "services").rglob("token"))
 
 
+@pytest.mark.needs("curl")
 def test_tls(serving, folder):
     cert, key = make_certificate(folder)
     process, lines = serving("--tls-cert", str(cert), "--tls-key", "key.pem", "--host", "localhost")
@@ -92,6 +95,7 @@ def test_tls(serving, folder):
         assert silent.recv(1000) == b"", "a handshake that does not begin is waited for no longer than a head"
 
 
+@pytest.mark.needs("curl")
 def test_every_address_with_tls_is_what_is_printed(serving, folder):
     make_certificate(folder)
     names = ("--tls-cert", "cert.pem", "--tls-key", "key.pem", "--allow-host", "localhost")
@@ -102,6 +106,7 @@ def test_every_address_with_tls_is_what_is_printed(serving, folder):
     assert pasted(lines[2], folder).stdout == "[42]"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -4,7 +4,6 @@ import http.client
 import json
 import queue
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from tests.services.supervisor.supervised import LIMIT_S, gone
 
 from hooke.services.reload.reloader import Watcher
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 SERVICE = """
 import time
@@ -169,6 +168,7 @@ class Asker(threading.Thread):
             self.failure = failure
 
 
+@pytest.mark.long
 def test_edits_take_over_without_a_lost_request(folder):
     with developed(folder) as served:
         served.until("Delay answers: POST /double")
@@ -206,6 +206,7 @@ def test_edits_take_over_without_a_lost_request(folder):
     assert "next: hooke show Delay-" in served.said.read_text()
 
 
+@pytest.mark.long
 def test_a_first_start_that_fails_and_a_setup_that_hangs_wait_for_a_change(folder):
     (folder / "factors.py").unlink()
     with developed(folder, "--no-auth") as served:
@@ -259,13 +260,9 @@ def test_ctrl_c_answers_what_was_asked_and_a_second_one_cuts(folder):
     assert gone(processes)
 
 
+@pytest.mark.needs("user namespaces")
 def test_a_watch_that_breaks_is_said_and_costs_no_request(folder):
     within = ["unshare", "--user", "--map-root-user", "sh", "-c", FEW_FOLDERS, "sh"]
-    if (
-        not shutil.which("unshare")
-        or subprocess.run([*within, "true"], capture_output=True, check=False).returncode
-    ):
-        pytest.skip("this machine lends no user namespace")
     with developed(folder, within=within) as served:
         served.until("Delay answers: POST /double")
         processes = served.processes()

@@ -96,6 +96,7 @@ def test_calls_for_one_request_each_tell_it_by_their_mean():
     assert capacity_of([BatchWindow(requests=9)], max_batch=None, slo=None) is None
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.lists(st.integers(1, 8), max_size=3), max_size=60), st.integers(1, 12))
 def test_stretches_hold_all_in_order(sizes, most):
     windows = [window(float(at), *each) for at, each in enumerate(sizes)]
@@ -170,6 +171,7 @@ def test_a_language_model_is_shown_by_its_tokens_and_steps(tmp_path):
     assert "tokens per second" in service_plot(picture, width=80, colour=False, ascii_only=True)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("ending", [".svg", ".html", ".png"])
 def test_a_run_as_a_picture(run, tmp_path, ending):
     record = read_service(run.project.runs.folder(run.id))
@@ -224,6 +226,7 @@ def leaves(made):
     return {(key, *more): leaf for key, each in made.items() for more, leaf in leaves(each).items()}
 
 
+@pytest.mark.needs("cpu")
 @given(
     st.lists(
         st.tuples(st.sampled_from("ab"), st.sampled_from([5.0, 5.0, 5.0, 3600.0])), min_size=1, max_size=400

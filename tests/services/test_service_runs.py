@@ -40,6 +40,7 @@ WINDOWS = st.lists(
 )
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=40)
 @given(WINDOWS, st.integers(1, 40))
 def test_stretches_hold_all_of_every_window_once(windows, most):

@@ -101,7 +101,8 @@ def test_what_is_no_number_of_them_is_refused(options):
         declared(**options)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_the_process_of_one_replica_takes_its_share(tmp_path):
     """Libraries that are there already are told, too."""
     (tmp_path / "threads.py").write_text(

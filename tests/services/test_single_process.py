@@ -12,7 +12,7 @@ import pytest
 from tests.services.supervisor.supervised import LIMIT_S, SERVICE, hooke
 from tests.serving.certificates import make_certificate
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 @pytest.fixture
@@ -41,6 +41,7 @@ def served(tmp_path):
         process.wait()
 
 
+@pytest.mark.long
 def test_status_asks_it_with_its_own_token_and_verbs_for_several_say_why_not(served, tmp_path):
     process, url = served()
     token = (tmp_path / ".hooke/services/Delay/token").read_text().strip()
@@ -78,6 +79,7 @@ def test_status_asks_it_with_its_own_token_and_verbs_for_several_say_why_not(ser
     assert "no service is running" in hooke(tmp_path, "status").stderr
 
 
+@pytest.mark.long
 def test_one_that_is_stopped_is_listed_without_counts_and_a_killed_one_is_not_listed(served, tmp_path):
     process, _ = served()
     process.send_signal(signal.SIGSTOP)
@@ -89,6 +91,7 @@ def test_one_that_is_stopped_is_listed_without_counts_and_a_killed_one_is_not_li
     assert "no service is running" in hooke(tmp_path, "status").stderr
 
 
+@pytest.mark.long
 def test_status_needs_no_token_and_shows_two_processes_of_one_class(served, tmp_path):
     cert, key = make_certificate(tmp_path)
     _, url = served("--tls-cert", str(cert), "--tls-key", str(key))

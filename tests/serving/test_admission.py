@@ -28,6 +28,7 @@ def histories(test):
     return test
 
 
+@pytest.mark.needs("cpu")
 @histories
 def test_below_capacity_nearly_nothing_is_refused_or_late(seed, law, slo_s):
     played = play(seed, law, lambda _: {Urgency.CALL: 0.6 * law.capacity}, slo_s=slo_s, seconds=SECONDS)
@@ -35,6 +36,7 @@ def test_below_capacity_nearly_nothing_is_refused_or_late(seed, law, slo_s):
     assert counts["in time"] >= 0.99 * counts["arrived"]
 
 
+@pytest.mark.needs("cpu")
 @histories
 def test_at_five_times_the_capacity_the_goodput_is_the_capacity_and_what_is_admitted_is_in_time(
     seed, law, slo_s
@@ -47,6 +49,7 @@ def test_at_five_times_the_capacity_the_goodput_is_the_capacity_and_what_is_admi
     assert counts["shed"] <= 0.03 * counts["refused"]
 
 
+@pytest.mark.needs("cpu")
 @histories
 def test_a_second_after_the_overload_nothing_is_refused(seed, law, slo_s):
     def rates(now):
@@ -57,6 +60,7 @@ def test_a_second_after_the_overload_nothing_is_refused(seed, law, slo_s):
     assert counts["in time"] >= 0.99 * counts["arrived"]
 
 
+@pytest.mark.needs("cpu")
 @histories
 def test_low_priority_is_shed_first_and_gets_what_is_left(seed, law, slo_s):
     rates = {Urgency.CALL: 0.5 * law.capacity, Urgency.LOW: 4 * law.capacity}
@@ -67,6 +71,7 @@ def test_low_priority_is_shed_first_and_gets_what_is_left(seed, law, slo_s):
     assert low["in time"] > 0
 
 
+@pytest.mark.needs("cpu")
 @histories
 def test_where_the_others_alone_are_too_many_low_priority_waits_no_longer_than_its_goal(seed, law, slo_s):
     rates = {Urgency.CALL: 3 * law.capacity, Urgency.LOW: law.capacity}
@@ -77,6 +82,7 @@ def test_where_the_others_alone_are_too_many_low_priority_waits_no_longer_than_i
     assert all(at <= one.goal + slack for at, one in played.shed if one.arrived > WARM_S)
 
 
+@pytest.mark.needs("cpu")
 @histories
 def test_within_a_priority_the_order_is_that_of_arrival(seed, law, slo_s):
     rates = {Urgency.CALL: 2 * law.capacity, Urgency.LOW: law.capacity}
@@ -86,6 +92,7 @@ def test_within_a_priority_the_order_is_that_of_arrival(seed, law, slo_s):
         assert begun == sorted(begun)
 
 
+@pytest.mark.needs("cpu")
 @histories
 def test_the_room_is_what_the_slo_holds_by_littles_law(seed, law, slo_s):
     played = play(seed, law, lambda _: {Urgency.CALL: 5 * law.capacity}, slo_s=slo_s, seconds=SECONDS)
@@ -156,6 +163,7 @@ def test_what_is_late_is_not_dropped_for_requests_of_low_priority():
     assert [one.urgency for one in batcher.shed()] == []
 
 
+@pytest.mark.needs("cpu")
 def test_a_method_that_was_not_called_for_long_is_still_forecast():
     batcher = measured(0.1)
     for at in range(16_000):
@@ -202,6 +210,7 @@ def test_calls_go_before_items_of_streams_and_an_item_waits_no_longer_than_its_g
     assert max(items) <= 1.4
 
 
+@pytest.mark.needs("cpu")
 @given(
     a=st.floats(1e-4, 1e-2),
     b=st.floats(1e-4, 1e-1),
@@ -241,6 +250,7 @@ def opened(limit, *, capacity, seconds, gap_s):
     return refused, late / gaps
 
 
+@pytest.mark.needs("cpu")
 def test_streams_are_admitted_up_to_the_number_whose_gaps_are_in_time():
     """A capacity of 100 and a limit of twice the lone gap and more: 250 streams have gaps of 25 ms."""
     limit = StreamLimit(most=1024, gap_s=0.025)
@@ -298,6 +308,7 @@ def short_history(seed):
             }
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("slo_s", [0.2, math.inf])
 @pytest.mark.parametrize("first", range(0, 100, 50))
 def test_short_cuts_change_no_decision(first, slo_s):

@@ -75,6 +75,7 @@ def paths(client):
     return [*listed, "/", "/nope", "/setup", "//thread", "/thread/", "*", "/-/"]
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("wrong", WRONG)
 def test_refused_on_every_route_and_verb(kinds, wrong):
     changed, status = WRONG[wrong]

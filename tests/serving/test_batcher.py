@@ -74,6 +74,7 @@ def test_a_free_model_waits_only_if_it_was_told_to(seed, limits):
         assert wakes <= max(oldest.arrived + limits.wait_s, now + longest if limits.fill else 0.0)
 
 
+@pytest.mark.needs("cpu")
 @given(
     a=st.floats(0.0, 1e-3),
     b=st.floats(1e-5, 1e-2),
@@ -90,6 +91,7 @@ def test_the_fixed_part_of_a_law_is_found(a, b, sizes):
         assert law.fixed_s == pytest.approx(mean)
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.tuples(st.floats(0.0, 0.1), st.integers(1, 9)), min_size=1, max_size=30))
 def test_who_asks_alone_waits_for_nobody_also_where_the_model_fills(asked):
     """Each asks when it has its answer, at once or later, for one row or for some."""
@@ -127,6 +129,7 @@ def test_who_comes_back_one_after_the_other_goes_together_where_the_model_fills(
     assert rounds(BatchLimits(max_batch=64, fill=True), 8, back_s=0.001) == [8] * 10
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
 def test_only_the_guilty_are_blamed_in_logarithmically_many_calls(guilt):
     batcher = Batcher(BatchLimits(max_batch=64))
@@ -196,3 +199,39 @@ def test_where_nothing_waits_a_request_is_let_in_however_long_it_may_take():
     assert batcher.take(0.0) is not None
     batcher.finished(8.0)
     assert batcher.offer(PendingRequest(group="a", rows=1, arrived=10.0, deadline=11.0))
+
+
+def test_a_batch_is_looked_at_again_when_its_wait_ends():
+    import asyncio
+    from types import SimpleNamespace
+
+    from tests.serving.services import Rows
+
+    from hooke.serving.dispatch import Dispatch
+    from hooke.serving.service import service_of
+
+    async def made():
+        return Dispatch(service_of(Rows), model)
+
+    delays = []
+    handle = SimpleNamespace(cancel=lambda: None)
+    model = SimpleNamespace(on_available=lambda call: None, unavailable=lambda: None)
+    dispatch = asyncio.run(made())
+    dispatch._loop = SimpleNamespace(time=lambda: 5.0, call_later=lambda s, _: delays.append(s) or handle)
+    for wakes in (5.0, 5.25):
+        dispatch.batcher = SimpleNamespace(
+            take=lambda now: None, shed=lambda: (), wakes=lambda wakes=wakes: wakes
+        )
+        dispatch._pump()
+    assert delays == [0.001, 0.25]
+
+
+def test_rows_before_a_request_are_those_as_urgent_or_more():
+    from hooke.serving.batcher import Urgency
+
+    batcher = Batcher(BatchLimits(max_batch=16, max_waiting=1000))
+    for rows, urgency in enumerate(Urgency, 1):
+        asked = request(rows=rows)
+        asked.urgency = urgency
+        assert batcher.offer(asked)
+    assert [batcher._rows_before(urgency) for urgency in Urgency] == [1, 3, 6]

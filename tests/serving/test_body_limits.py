@@ -38,6 +38,7 @@ from hooke.testing import client
 LIMIT_S = 60
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 10), st.sampled_from(["stay", "end", "leave"])), max_size=12))
 def test_what_is_taken_is_never_more_than_there_is_and_all_of_it_comes_back(wishes):
@@ -211,7 +212,8 @@ class Uploads:
         self.selector.close()
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("chunked", [False, True])
 def test_hundreds_of_slow_large_bodies_take_no_more_memory_than_there_is_room_for(tmp_path, chunked):
@@ -315,6 +317,8 @@ def outcome(decode):
     }
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("name", ["floats", "open", "table", "listed", "named"])
 @settings(max_examples=150, deadline=None)
 @given(value=body, part=st.sampled_from([1, 7, 20]), layout=st.sampled_from([(",", ":"), (" , ", " : ")]))
@@ -355,6 +359,7 @@ class TestLarge:
     def ask(self, made, path, body):
         return made.request("POST", path, body=body, headers={"content-type": "application/json"})
 
+    @pytest.mark.needs("cpu")
     def test_they_are_decoded_in_another_thread(self):
         with client(Large) as made:
             for count, same in ((1, True), (DECODE_ON_LOOP // 10, False)):
@@ -363,6 +368,7 @@ class TestLarge:
                 assert len(threads) == 1
                 assert ("hooke-client" in threads) is same
 
+    @pytest.mark.needs("cpu")
     def test_the_event_loop_turns_while_they_are(self):
         """A single call of the decoder would hold the interpreter's lock from the first part to the last."""
         turns = []
@@ -395,6 +401,8 @@ class TestLarge:
             len(set(turns)) > 3
         )  # one for a single call; a busy machine gives the loop fewer turns than there are parts
 
+    @pytest.mark.long
+    @pytest.mark.needs("cpu")
     def test_many_small_values_are_refused_where_they_would_not_fit(self):
         body = b'{"rows": [' + b",".join([b"[]"] * 400_000) + b"]}"
         assert object_bytes(body) > 8 * len(body)
@@ -425,6 +433,7 @@ class TestLarge:
             del values
             assert taken <= object_bytes(body) + 2000, value[:1]
 
+    @pytest.mark.needs("cpu")
     def test_garbage_collection_is_on_again_afterwards(self):
         """In a process of its own: other threads of this one may hold it off, too."""
         done = subprocess.run(

@@ -55,6 +55,7 @@ class TestHeads:
             body += data
         await text(request, request.path.encode() + b" " + request.headers.get(b"x", b"-") + b" " + body)
 
+    @pytest.mark.needs("cpu")
     @pytest.mark.parametrize(
         "requests",
         [
@@ -184,6 +185,7 @@ class TestOrder:
 
 
 class TestFlow:
+    @pytest.mark.needs("cpu")
     def test_a_body_that_nobody_takes_is_not_read(self):
         async def life():
             gate = asyncio.Event()

@@ -1,4 +1,4 @@
-"""A real network of PyTorch as a service: on a GPU where there is one (`pytest -m gpu`), and the same on the CPU everywhere."""
+"""A real network of PyTorch as a service: on a GPU where there is one (`HOOKE_REQUIRE=gpu make test` fails without one), and the same on the CPU everywhere."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hooke import service
 from hooke.testing import client
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(600)]
 
 ROWS = np.random.default_rng(3).normal(size=(200, 64)).astype(np.float32)
 EXAMPLE = Path(__file__).parents[2] / "examples" / "embeddings" / "embeddings.py"
@@ -52,18 +52,9 @@ class Network:
             return self.network(there).cpu().numpy()
 
 
-def found(device):
-    """The device. Skips where it is a GPU and there is none."""
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    if device == "cuda" and not torch.cuda.is_available():
-        built = f"PyTorch {torch.__version__}, CUDA {torch.version.cuda or 'not built in'}"
-        pytest.skip(f"no GPU is to be had here ({built})")
-    return device
-
-
-@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.needs("gpu"))])
 def device(request):
-    return found(request.param)
+    return request.param
 
 
 def test_many_callers_get_what_the_network_gives_them_on_the_cpu(device):
@@ -94,9 +85,9 @@ def test_a_tensor_of_the_other_protocol_goes_to_it_as_it_is(device):
         assert np.allclose(np.reshape(output["data"], (200, 8)), plain, atol=1e-12)
 
 
-@pytest.mark.gpu
+@pytest.mark.needs("gpu")
 def test_the_transformer_of_the_examples_gives_the_same_vectors_on_a_gpu(tmp_path):
-    device = found("cuda")
+    device = "cuda"
     (tmp_path / "embeddings.py").write_text(EXAMPLE.read_text())
     (tmp_path / "compare.py").write_text(EMBED)
     words = [sys.executable, "compare.py", device]

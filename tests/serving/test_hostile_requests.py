@@ -51,6 +51,7 @@ class TestBodies:
     )
     rows = st.sampled_from(["/same", "/listed", "/optional", "/pair"])
 
+    @pytest.mark.needs("cpu")
     @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         paths,
@@ -70,6 +71,7 @@ class TestBodies:
         # `pair` gives back two things for its rows, whatever they are: that is its own fault.
         assert answer.status in {200, 400, 422} or path == "/pair", (path, value, answer.body)
 
+    @pytest.mark.needs("cpu")
     @pytest.mark.parametrize(
         ("body", "status"),
         [
@@ -243,7 +245,7 @@ ANSWERED = {
 }  # fmt: skip
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(240)
 class TestBytes:
     """Over a socket."""
@@ -349,6 +351,7 @@ class TestBytes:
         said = ask(port, bytes(request), end=True)
         assert all(status < 500 for status in statuses(said)), said
 
+    @pytest.mark.long
     def test_who_dawdles_is_cut(self, port):
         """A head, a body and an answer that take for ever, all at once; others are answered meanwhile."""
 
@@ -398,6 +401,7 @@ class TestBytes:
             assert statuses(nothing.result()) == [408]
             assert stalled.result() < 30_000_000
 
+    @pytest.mark.long
     def test_a_stream_that_nobody_reads_ends(self, name_served):
         with (
             serving(name_served) as (process, port),
@@ -422,6 +426,7 @@ class TestBytes:
                 one.close()
             wait_until(lambda: ask(port, post(b'{"x": [1]}', CLOSE)).endswith(b"[1.0]"))
 
+    @pytest.mark.long
     def test_memory_does_not_grow(self, name_served):
         """Five thousand times what is refused, on connections that are opened and left."""
         with serving(name_served) as (process, port):
@@ -451,7 +456,8 @@ def idle(port, count, said=b""):
     return made
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize(
     "said",
     [
@@ -478,7 +484,7 @@ def test_idle_connections_without_a_token_lock_nobody_out(tmp_path, name_served,
             one.close()
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_token_is_looked_at_in_each_request_of_a_connection(tmp_path, name_served):
     """A head that was sent before is not parsed again; one that differs in a single byte is."""
     token = tmp_path / "token"
@@ -497,14 +503,15 @@ def test_a_token_is_looked_at_in_each_request_of_a_connection(tmp_path, name_ser
             assert statuses(one.recv(65536)) == [200 if asked is good else 401]
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_garbage_collection_leaves_out_what_was_there_when_it_was_ready():
     with serving() as (_, port):
         said = ask(port, post(b"{}", CLOSE, path=b"/frozen"))
     assert int(said.rpartition(b"\r\n")[2]) > 10_000
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(600)
 def test_schemathesis_finds_nothing(tmp_path):
     """Requests made of the OpenAPI document, right and wrong ones: no 5xx, no hang, and each answer conforms to it.

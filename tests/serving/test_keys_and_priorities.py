@@ -213,6 +213,7 @@ def test_a_priority_that_does_not_exist_is_refused_for_streams_and_async_calls(h
     assert ask(held, path, value, **{"x-hooke-priority": "urgent"}).status == 400
 
 
+@pytest.mark.needs("cpu")
 @given(
     rate=st.integers(1, 50),
     gaps=st.lists(st.floats(0.0, 0.5), min_size=1, max_size=100),

@@ -25,12 +25,14 @@ def counts_of(values):
     return nonzero_counts(counts)
 
 
+@pytest.mark.needs("cpu")
 @given(SECONDS, st.sampled_from([1.0, 50.0, 90.0, 99.0, 100.0]))
 def test_a_quantile_is_within_a_bin_of_the_exact_one(values, percent):
     exact = sorted(values)[max(math.ceil(percent / 100 * len(values) - 1e-9), 1) - 1]
     assert quantile_s(dict(counts_of(values)), percent) == pytest.approx(exact, rel=2 ** (1 / 8) - 1 + 1e-9)
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(SECONDS, max_size=4))
 def test_counts_add_up(several):
     assert merge_counts(map(counts_of, several)) == counts_of(

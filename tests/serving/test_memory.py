@@ -6,7 +6,8 @@ from benchmarks.serving.memory import Sample, growth, sampled, table
 MB = 2**20
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(1200)
 def test_a_replica_does_not_grow_with_the_requests_that_it_has_answered(tmp_path):
     samples = sampled(60_000, tmp_path)

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
@@ -36,6 +37,7 @@ def counts_of(answers, *, route="/predict"):
 answers = st.lists(st.tuples(st.sampled_from([200, 422, 500]), st.floats(0, 60)), max_size=8)
 
 
+@pytest.mark.needs("cpu")
 @given(answers, answers)
 def test_two_together_are_as_one_that_did_both(some, others):
     both, one = add_counts(counts_of(some), counts_of(others)), counts_of(some + others)
@@ -48,6 +50,7 @@ def test_two_together_are_as_one_that_did_both(some, others):
     assert both.process.cpu_s == 2
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.booleans(), max_size=3 * KEPT), st.randoms(use_true_random=False))
 def test_no_sum_falls_and_no_series_jumps_when_replicas_end(ends, chance):
     gathered, total, series = GatheredCounts(), 0, {}

@@ -86,6 +86,7 @@ def test_nobody_reads_them_without_the_token():
         assert 'hooke_refused_total{reason="token"} 1.0' in answer.body.decode()
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.tuples(st.sampled_from([200, 404]), st.floats(0, 100)), max_size=20))
 def test_a_meter_counts_each_once(answers):
     meter = Meter()

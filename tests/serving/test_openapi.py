@@ -31,7 +31,7 @@ def document(made):
     return answer.json()
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("made_by", [Kinds, Rows, Slow, Paged])
 def test_it_is_valid_and_tells_of_every_route(made_by):
     with client(made_by) as made:
@@ -57,7 +57,7 @@ def test_it_is_valid_and_tells_of_every_route(made_by):
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_the_token_is_told_of_where_one_is_asked_for():
     with client(Rows) as made:
         assert "security" not in document(made)
@@ -82,6 +82,7 @@ def valid(schema, named, value):
     return jsonschema.Draft202012Validator(whole).is_valid(value)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("annotation", "right", "wrong"),
     [

@@ -157,6 +157,7 @@ class TestProtocol:
         if status == 403:
             assert kinds.request("POST", "/nope", body=b"{}", headers=headers).status == 403
 
+    @pytest.mark.needs("cpu")
     def test_the_deadline(self):
         with client(Slow) as slow:
             for path in ("/sleep", "/wait"):

@@ -39,6 +39,7 @@ class TestRows:
     )
 
     # the same test runs in a second class, whose models are processes
+    @pytest.mark.needs("cpu")
     @settings(
         max_examples=25,
         deadline=None,
@@ -113,6 +114,7 @@ class TestRows:
         assert rows.post("/unset", {"rows": [2]}).json() == [2]
         assert rows.post("/unset", {"rows": [2], "way": 3}).json() == [6]
 
+    @pytest.mark.needs("cpu")
     @settings(max_examples=50, deadline=None)
     @given(
         st.lists(
@@ -223,6 +225,7 @@ class WeightsApart(Weights):
 class TestWidths:
     """A row of the wrong width is the caller's fault, although the method raises."""
 
+    @pytest.mark.needs("cpu")
     @pytest.mark.parametrize("kind", [Weights, Alone, WeightsApart])
     @pytest.mark.parametrize("first", [True, False])
     @pytest.mark.parametrize(

@@ -159,6 +159,7 @@ def test_later_versions_may_say_more():
     assert context_of(b"x", {b"traceparent": parent.encode()}).traceparent == parent
 
 
+@pytest.mark.needs("cpu")
 @given(
     st.dictionaries(st.sampled_from([b"x-request-id", b"traceparent", b"tracestate"]), st.binary(max_size=80))
 )

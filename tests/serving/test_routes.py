@@ -35,6 +35,7 @@ def test_other_paths_have_none(path):
     assert ROUTES.find(asked(path)) is None
 
 
+@pytest.mark.needs("cpu")
 @given(part, part)
 def test_parameters_are_whole_parts_of_the_path(name, other):
     exchange = asked(f"/v/{name}/x.y/{other}")

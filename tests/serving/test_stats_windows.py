@@ -45,6 +45,7 @@ def kept(batches, now=0.0):
     return windows
 
 
+@pytest.mark.needs("cpu")
 @given(BATCHES)
 def test_a_window_is_the_sum_of_its_batches(batches):
     made = kept(batches).take(10.0)
@@ -68,6 +69,7 @@ def test_a_window_is_the_sum_of_its_batches(batches):
             )
 
 
+@pytest.mark.needs("cpu")
 @given(BATCHES, st.lists(st.integers(0, 30), max_size=4))
 def test_windows_put_together_are_the_window_of_all(batches, cuts):
     ends = [0, *sorted(cuts), len(batches)]
@@ -147,6 +149,7 @@ def test_calls_that_are_in_no_batch_count_too():
     assert window.request_s >= 0.01
 
 
+@pytest.mark.needs("cpu")
 def test_late_requests_are_no_answered_ones():
     with client(Slow) as slow:
         assert slow.post("/sleep", {"s": 0.3}).status == 504
@@ -183,6 +186,7 @@ def events_of(run):
     return list(driver.events)
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.sampled_from([0, 1, 7]), max_size=30))
 def test_a_run_holds_all_windows(tmp_path_factory, counts):
@@ -205,6 +209,7 @@ def test_the_first_window_of_a_replica_stays_by_itself(tmp_path):
     assert [each.seconds for each in events_of(run)[2:-1]] == [1.5, 5.0, 5.0]
 
 
+@pytest.mark.needs("cpu")
 def test_windows_grow_with_the_age_of_the_service_and_replicas_are_apart(tmp_path):
     clock = Hours()
     with ServiceRun(Project.find(tmp_path), service_of(Rows), entry="", shown={}, clock=clock) as run:

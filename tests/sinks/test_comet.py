@@ -93,6 +93,7 @@ def a_batch(*values: float, run: ShippedRun | None = None, **fields) -> LoggedBa
     return LoggedBatch(run=run or a_run(), points=points, **fields)
 
 
+@pytest.mark.needs("cpu")
 def test_archives_pass_the_suite(tmp_path):
     check_sink(lambda: CometSink(tmp_path), lambda name: seen_in_archives(tmp_path / "comet", name))
     assert not list((tmp_path / ".hooke" / "comet").iterdir()), "no draft stays behind its archive"
@@ -136,6 +137,7 @@ def test_equal_values_of_one_step_are_two_points_unless_they_are_one_that_came_t
     assert len(seen.points) == 2
 
 
+@pytest.mark.needs("cpu")
 def test_histograms_lie_in_comets_own_bins(tmp_path):
     from comet_ml.data_structure import Histogram
 
@@ -226,7 +228,7 @@ def test_what_an_earlier_crash_left_is_made_good(tmp_path, caplog):
     assert not caplog.records
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_full_disk_is_a_tracker_that_is_away_and_leaves_what_was_there(small_disk):
     sink = CometSink(small_disk)
     sink.write(a_batch(1.0))
@@ -249,7 +251,8 @@ def test_a_full_disk_is_a_tracker_that_is_away_and_leaves_what_was_there(small_d
     assert [value for _, value, _, _ in seen.points] == [1.0, 2.0, *map(float, range(20))]
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("seed", range(8))
 def test_shippers_that_are_killed_at_any_moment_lose_nothing_and_double_nothing(tmp_path, seed):
     child = Path(__file__).with_name("comet_killed.py")

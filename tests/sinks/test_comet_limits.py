@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +11,7 @@ from hooke.sinks.comet_limits import IN_FULL, METRICS, MOST_VALUES, NOTES, allow
 VALUES = st.lists(st.floats(width=32), max_size=60)
 
 
+@pytest.mark.needs("cpu")
 @given(values=VALUES, most=st.integers(3, 70))
 def test_least_greatest_and_last_are_kept_and_no_more_than_allowed(values, most):
     kept = thinned(values, most)
@@ -26,6 +28,7 @@ def test_least_greatest_and_last_are_kept_and_no_more_than_allowed(values, most)
     assert len(kept) >= most - 3, "no more is left out than must be"
 
 
+@pytest.mark.needs("cpu")
 @given(sizes=st.lists(st.integers(1, 5000), max_size=100))
 def test_a_thousand_batches_stay_below_what_comet_keeps_of_a_metric(sizes):
     sent = 0
@@ -35,6 +38,7 @@ def test_a_thousand_batches_stay_below_what_comet_keeps_of_a_metric(sizes):
     assert sent >= min(sum(sizes), IN_FULL), "a short run is sent in full"
 
 
+@pytest.mark.needs("cpu")
 @given(
     sends=st.lists(st.tuples(st.floats(0, 90), st.integers(1, 2000)), max_size=60),
     limit=st.sampled_from([(METRICS, 12_000), (NOTES, 8_000)]),

@@ -129,7 +129,8 @@ def points(*values: float, name: str = "x", first: int = 0) -> LoggedPoints:
     )
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_the_uploader_sends_all_of_a_batch(comet, tmp_path):
@@ -172,7 +173,8 @@ def test_the_uploader_sends_all_of_a_batch(comet, tmp_path):
     assert not (tmp_path / "comet").exists()
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
@@ -200,7 +202,7 @@ def test_what_the_uploader_could_not_send_is_sent_again(comet, tmp_path, fails):
     assert comet.others["Name"] == "fit"
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_images_and_histograms_arrive_as_such_each_with_an_id_that_stays(comet, tmp_path):
@@ -227,7 +229,8 @@ def test_images_and_histograms_arrive_as_such_each_with_an_id_that_stays(comet, 
     assert sum(count for _, count in json.loads(comet.assets["w"])["index_values"]) == 2
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("fails", "code"), [("experiment/parameter", 400), ("asset/upload", 413)])
@@ -265,7 +268,8 @@ class Turned:
         self.time += seconds
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_a_long_run_keeps_its_extremes_and_stays_below_the_limits(comet, tmp_path):

@@ -23,7 +23,7 @@ from hooke.sinks.comet import CometSink
 from hooke.sinks.sink import LoggedBatch, LoggedPoints, ShippedRun
 from hooke.sync.shipper import standing
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(600)]
 
 TRAIN = """
     import os
@@ -130,6 +130,7 @@ def stop_shippers(folder: Path) -> None:
             process.wait(60)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 def test_of_a_run_and_shippers_that_are_killed_every_point_is_read_back_once(tmp_path, monkeypatch, seed):
     monkeypatch.setenv("HOOKE_SINKS", "comet")
@@ -176,6 +177,7 @@ def test_of_a_run_and_shippers_that_are_killed_every_point_is_read_back_once(tmp
     check_by_comets_own_schemas(file)
 
 
+@pytest.mark.long
 def test_comets_own_checks_take_odd_names_and_what_it_shows_is_what_was_logged(tmp_path):
     note = tmp_path / "note.txt"
     note.write_text("note")

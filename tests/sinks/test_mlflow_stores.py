@@ -45,7 +45,8 @@ def sweep(last: int = 2):
 ITS_OWN = {"mlflow.parentRunId": "an identifier of MLflow's, of another place"}
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_sqlite_and_a_server_show_identical_runs(tmp_path, server, monkeypatch):

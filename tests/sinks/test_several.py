@@ -68,7 +68,8 @@ def test_a_sink_that_is_not_there_or_takes_no_such_key_is_said(ours, monkeypatch
         )
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_both_trackers_get_everything(tmp_path, monkeypatch):

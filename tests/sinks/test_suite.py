@@ -28,7 +28,7 @@ from hooke.tracking.log import image_bytes
 from hooke.tracking.mlflow_runs import tracking_uri
 from hooke.tracking.tracker import Tracker, logging_into
 
-HEAVY = pytest.mark.heavy
+HEAVY = pytest.mark.needs("processes")
 
 
 def test_memory():
@@ -132,6 +132,7 @@ def image_files(client: Any, run_id: str) -> list[str]:
     return sorted(each.path for each in client.list_artifacts(run_id, "images"))
 
 
+@pytest.mark.long
 @HEAVY
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
@@ -166,6 +167,7 @@ def test_images_lie_where_mlflow_itself_puts_them_and_the_small_one_is_small(tmp
     assert np.array_equal(np.asarray(whole), pixels)
 
 
+@pytest.mark.long
 @HEAVY
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
@@ -198,6 +200,7 @@ def test_images_that_mlflow_or_pillow_cannot_take_as_they_are_hold_nothing_up(tm
     assert said.startswith("image 'gone' is not there any more")
 
 
+@pytest.mark.long
 @HEAVY
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
@@ -263,6 +266,7 @@ def test_infinite_values_are_said_to_be_changed(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.long
 @HEAVY
 @pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore")

@@ -17,15 +17,18 @@ from hooke.testing.store_suite import DURABILITY_CHECKS
 SECRET = b"a secret of the project, derived"
 
 
+@pytest.mark.needs("cpu")
 def test_folder(tmp_path):
     count = itertools.count()
     check_backend(lambda: FolderBackend(tmp_path / str(next(count))))
 
 
+@pytest.mark.needs("cpu")
 def test_memory():
     check_backend(MemoryBackend)
 
 
+@pytest.mark.needs("cpu")
 def test_remote_over_a_memory_file_system(tmp_path):
     count = itertools.count()
 
@@ -38,18 +41,21 @@ def test_remote_over_a_memory_file_system(tmp_path):
     fsspec.filesystem("memory").rm("/", recursive=True)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("secret", [None, SECRET], ids=["plain", "signed"])
 def test_a_store_in_a_folder(tmp_path, secret):
     count = itertools.count()
     check_store(lambda: FolderPlace(tmp_path / str(next(count)), secret))
 
 
+@pytest.mark.needs("cpu")
 def test_a_store_in_memory():
     check_store(MemoryPlace)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_a_remote_store(tmp_path):
     count = itertools.count()
 
@@ -63,6 +69,7 @@ def test_a_remote_store(tmp_path):
     fsspec.filesystem("memory").rm("/", recursive=True)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("check", DURABILITY_CHECKS)
 def test_a_store_on_a_disk_without_power(raw_disk, check):  # noqa: F811
     with raw_disk.mounted():

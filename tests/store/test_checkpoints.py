@@ -101,6 +101,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.needs("cpu")
 def test_a_killed_process_lets_go_at_once(store):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, store.place, KEY, "1"], stdout=subprocess.PIPE, text=True
@@ -125,7 +126,8 @@ def contend(place: str, attempt: int, ends: float) -> None:
         held.release()
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_no_two_attempts_are_inside_at_once(store):
     first = store.checkpoints.open(KEY, owner(), 0)
     (first.path / "count").write_text("0")
@@ -249,6 +251,7 @@ def test_a_store_in_memory_has_none(memory):
         checkpoint_dir()
 
 
+@pytest.mark.needs("cpu")
 def test_threads_of_a_task_and_forked_processes_know_the_folder(store):
     used = TaskCheckpoints(store.checkpoints, owner(), 1)
     used.begin(bytes.fromhex(KEY))
@@ -371,7 +374,8 @@ def test_a_damaged_part_is_an_error_that_names_the_fix(tmp_path):
         there.open(KEY, owner(), 2)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @given(st.dictionaries(st.from_regex(r"[a-z]{1,3}(/[a-z]{4,5})?", fullmatch=True), st.binary(max_size=99)))
 def test_a_snapshot_is_the_folder(files):
     backend = MemoryBackend(clock=SystemClock())
@@ -397,6 +401,7 @@ def test_a_snapshot_is_the_folder(files):
     assert found == written
 
 
+@pytest.mark.needs("cpu")
 def test_a_store_at_a_url_carries_checkpoints_between_hosts(tmp_path):
     place = f"memory://checkpoints-{os.getpid()}-{tmp_path.name}"
     here, there = (Store.open(place, secret=SECRET, near=tmp_path / name) for name in ("here", "there"))

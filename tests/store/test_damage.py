@@ -30,6 +30,7 @@ def test_small_objects(memory):
     assert memory.get(ref)["b"] == VALUE["b"]
 
 
+@pytest.mark.needs("cpu")
 def test_objects_in_files():
     backend = MemoryBackend()
     store = Store(backend, inline_bytes=0)
@@ -185,6 +186,7 @@ def test_a_check_of_a_large_object_counts_for_a_while_and_until_a_restart(tmp_pa
     assert not VerifiedObjects(tmp_path).has(b"d" * 32, b"stamp")
 
 
+@pytest.mark.needs("cpu")
 def test_records_of_checks_stay_few(tmp_path):
     notes = VerifiedObjects(tmp_path)
     reader = VerifiedObjects(tmp_path)

@@ -153,6 +153,7 @@ def test_small_results_are_evicted_too(memory):
     assert kept(memory) == [5, 6, 7, 8, 9]
 
 
+@pytest.mark.needs("cpu")
 def test_in_a_folder_and_by_another_process(tmp_path):
     store = Store.open(tmp_path)
     refs = {number: commit(store, number) for number in range(1, 4)}
@@ -174,6 +175,7 @@ def test_in_a_folder_and_by_another_process(tmp_path):
     assert list((tmp_path / "live").iterdir()) == []
 
 
+@pytest.mark.needs("cpu")
 def test_a_dead_run_protects_nothing(tmp_path):
     code = f"""
 import os, signal, numpy

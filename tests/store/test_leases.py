@@ -182,3 +182,23 @@ def test_a_host_has_a_lock_for_each_process_that_claims_something(holder, tmp_pa
     assert len(names) == 2, (
         "who has read the first file, and looks for its lock now, does not find the second one's"
     )
+
+
+def test_of_threads_that_claim_a_key_at_once_one_gets_it(faulty, clock):
+    import threading
+
+    def claim():
+        got.append(claims.claim("k"))
+
+    class Interrupted(ThroughBackend):
+        def write(self, fill, **options):
+            if second.ident is None:
+                second.start()
+                second.join(0.1)  # it waits for the first one, or gets the claim meanwhile
+            return super().write(fill, **options)
+
+    got, second = [], threading.Thread(target=claim)
+    claims = LeaseClaims(Interrupted(faulty), "claims", clock)
+    claim()
+    second.join()
+    assert sum(each is not None for each in got) == 1

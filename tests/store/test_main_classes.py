@@ -4,6 +4,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 from hooke.store import main_classes
 from hooke.store.store import Store
 
@@ -44,18 +46,21 @@ def run(path, text, store):
     return done.stdout.strip()
 
 
+@pytest.mark.needs("cpu")
 def test_a_later_run_of_the_script_gets_its_own_class(tmp_path):
     script = SCRIPT.format(depth=1, offset=10)
     assert run(tmp_path / "script.py", script, tmp_path / "store") == "stored"
     assert run(tmp_path / "script.py", script, tmp_path / "store") == "True 33 Color.RED 11"
 
 
+@pytest.mark.needs("cpu")
 def test_a_class_that_was_edited_since_stays_what_it_was(tmp_path):
     assert run(tmp_path / "script.py", SCRIPT.format(depth=1, offset=10), tmp_path / "store") == "stored"
     edited = SCRIPT.format(depth=2, offset=10)
     assert run(tmp_path / "script.py", edited, tmp_path / "store") == "False 33 Color.RED 11"
 
 
+@pytest.mark.needs("cpu")
 def test_another_program_reads_the_value(tmp_path):
     run(tmp_path / "script.py", SCRIPT.format(depth=1, offset=10), tmp_path / "store")
     store = Store.open(tmp_path / "store")
@@ -67,6 +72,7 @@ def test_another_program_reads_the_value(tmp_path):
     assert type(again["model"]) is type(value["model"])
 
 
+@pytest.mark.needs("cpu")
 def test_what_was_stored_before_is_found_where_it_names_its_functions():
     """The bytes of a stored class name them, so they are found there by all later versions."""
     class_of_a_script = "from hooke.store.codecs import encode\nclass Point:\n    pass\n"

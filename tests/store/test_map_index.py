@@ -44,6 +44,7 @@ def found(store, numbers):
     return values
 
 
+@pytest.mark.needs("cpu")
 @settings(deadline=None, max_examples=80)
 @given(
     st.lists(st.lists(st.integers(0, 40), unique=True, max_size=12), max_size=12),
@@ -130,7 +131,8 @@ def test_remove_forgets_all_items(store):
     assert not store.remove(RECIPE)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_a_million_items_of_a_thousand_commits(tmp_path):
     """Committed and looked up within 3 s and 200 MB of memory, all of it, keys included."""
     code = textwrap.dedent(
@@ -159,6 +161,7 @@ def test_a_million_items_of_a_thousand_commits(tmp_path):
     assert mebibytes < 200
 
 
+@pytest.mark.needs("cpu")
 def test_random_keys_in_random_order(memory):
     rng = np.random.default_rng(7)
     keys = os.urandom(16 * 5000)

@@ -53,6 +53,7 @@ def packs(folder):
     return sorted((folder / "packs").glob("*.pack"))
 
 
+@pytest.mark.needs("cpu")
 def test_thousands_of_results_are_few_files_and_are_found_by_all(tmp_path):
     store = Store.open(tmp_path, durable="none")
     for number in range(3000):
@@ -67,6 +68,7 @@ def test_thousands_of_results_are_few_files_and_are_found_by_all(tmp_path):
     assert store.verify().records == 3000
 
 
+@pytest.mark.needs("cpu")
 def test_another_process_sees_each_commit_at_once(tmp_path):
     reader = Store.open(tmp_path)
     with subprocess.Popen(
@@ -147,7 +149,8 @@ def damage(path, kind, rng):
     path.write_bytes(data)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("secret", [None, b"a secret of the project"], ids=["plain", "signed"])
 @pytest.mark.parametrize("closed", [False, True])
 def test_damage_loses_what_it_hits_and_nothing_is_wrong(tmp_path, closed, secret):
@@ -263,6 +266,8 @@ def test_a_store_of_files_is_read_on_and_written_to(tmp_path):
     assert list(store.entries()) == []
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("seed", range(6))
 def test_any_order_of_writes_removals_merges_and_deaths_is_a_dictionary(tmp_path, seed):
     rng = random.Random(seed)
@@ -303,7 +308,8 @@ def test_any_order_of_writes_removals_merges_and_deaths_is_a_dictionary(tmp_path
     assert not list(backends[0].torn())
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_writers_and_merges_killed_again_and_again(tmp_path):
     done, merges = {}, 0
     rng = random.Random(1)
@@ -337,6 +343,7 @@ def test_writers_and_merges_killed_again_and_again(tmp_path):
     assert merges == 5, "merges were under way"
 
 
+@pytest.mark.needs("cpu")
 def test_readers_go_on_while_others_merge(tmp_path):
     writer, merger = (FolderBackend(tmp_path, durable="none") for _ in range(2))
     reader = FolderBackend(tmp_path)
@@ -411,6 +418,7 @@ def test_many_small_packs_become_one(tmp_path):
     assert MERGE_BELOW_BYTES > SMALL_BYTES
 
 
+@pytest.mark.needs("cpu")
 def test_what_is_used_during_a_merge_keeps_its_use(tmp_path):
     """An eviction of what was not used spares what another process used while its record moved."""
     backend = FolderBackend(tmp_path, durable="none")
@@ -431,6 +439,8 @@ def test_what_is_used_during_a_merge_keeps_its_use(tmp_path):
         assert not any(merger.remove(name, unused_since=begun - 1) for name in names)
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_an_eviction_of_records_that_finders_use(tmp_path):
     """Small results, inside their entries: what a live run has found stays, however the eviction falls."""
     for pause_s in (0.0, 0.002, 0.005, 0.01, 0.02):
@@ -456,6 +466,7 @@ def test_an_eviction_of_records_that_finders_use(tmp_path):
         assert [found(Store.open(folder), number) for number in kept] == kept
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("decision", [LIVE, DEAD])
 def test_a_record_that_an_eviction_decides_on_is_waited_for(tmp_path, decision):
     store = Store.open(tmp_path)
@@ -504,6 +515,7 @@ def test_a_folder_that_is_removed_and_put_back_under_a_living_store(tmp_path):
         assert [found(each, number) for number in (1, 2, 3, 4)] == [1, None, None, 4]
 
 
+@pytest.mark.needs("cpu")
 def test_threads_of_one_store(tmp_path):
     store = Store.open(tmp_path, durable="none")
 
@@ -520,6 +532,7 @@ def test_threads_of_one_store(tmp_path):
     assert [found(Store.open(tmp_path), number) for number in range(400)] == list(range(400))
 
 
+@pytest.mark.needs("cpu")
 def test_the_newest_of_many_results_are_told_without_reading_all(tmp_path):
     store = Store.open(tmp_path, durable="none")
     many = 21_000

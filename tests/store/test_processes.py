@@ -38,7 +38,8 @@ def kill(process):
     return last
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_two_writers_killed_again_and_again(tmp_path):
     """Each round two processes write, the same keys and their own; both die by SIGKILL at a random moment."""
     store = Store.open(tmp_path)
@@ -72,6 +73,7 @@ def check(store, done):
         assert store.find(f"{number:032x}") is not None
 
 
+@pytest.mark.needs("cpu")
 def test_a_killed_process_frees_its_claim(tmp_path):
     store = Store.open(tmp_path)
     holder = start("-c", HOLD, tmp_path)
@@ -86,6 +88,7 @@ def test_a_killed_process_frees_its_claim(tmp_path):
     other.release()
 
 
+@pytest.mark.needs("cpu")
 def test_claims_between_threads_and_stores_of_one_process(tmp_path):
     stores = [Store.open(tmp_path) for _ in range(4)]
     inside, most, rounds = 0, 0, 0

@@ -100,6 +100,7 @@ def test_records_that_are_files_as_in_stores_of_before_are_found_and_replaced(pl
         assert len(list(each.entries())) == 2
 
 
+@pytest.mark.needs("cpu")
 def test_two_processes_that_merge_see_each_others_results(place):
     one, other = place.open(), place.open()
     for number in range(3 * MOST_SMALL):

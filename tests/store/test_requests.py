@@ -107,11 +107,13 @@ def drive(folder, wanted, *args, run="run", engine_class=HandEngine, aside=None)
     return sum(isinstance(event, AttemptFinished) for event in events)
 
 
+@pytest.mark.needs("cpu")
 def test_a_wide_graph_asks_a_tenth_of_a_request_a_node(server, tmp_path):
     assert drive(tmp_path, wide, 1000) == 1000
     assert len(server.requests) <= 100
 
 
+@pytest.mark.needs("cpu")
 def test_chains_ask_by_the_chunk_and_not_by_the_link(server, tmp_path):
     """Claims are made ahead, of what the workers will do within a second, also of links that follow those. Before, all are looked up at once."""
     assert drive(tmp_path, chains, 25) == 25 * SLOTS
@@ -122,6 +124,7 @@ def test_chains_ask_by_the_chunk_and_not_by_the_link(server, tmp_path):
     assert server.rounds <= 20
 
 
+@pytest.mark.needs("cpu")
 def test_what_another_process_computes_for_long_is_asked_for_ever_more_rarely(server, tmp_path):
     """Not ten times as often for a hundred nodes as for ten: all that wait as long are looked up together, and claimed by the slots."""
 
@@ -151,6 +154,7 @@ def test_what_another_process_computes_for_long_is_asked_for_ever_more_rarely(se
     )
 
 
+@pytest.mark.needs("cpu")
 def test_what_is_stored_is_found_with_a_hundredth_of_a_request_a_node(server, tmp_path):
     drive(tmp_path, wide, 1000)
     server.reset()
@@ -159,6 +163,7 @@ def test_what_is_stored_is_found_with_a_hundredth_of_a_request_a_node(server, tm
     assert server.rounds <= 5
 
 
+@pytest.mark.needs("cpu")
 def test_a_chain_is_looked_up_at_once_and_not_by_the_link(server, tmp_path):
     """From its end to the first node whose inputs are there."""
     drive(tmp_path, chain, 30)
@@ -167,6 +172,7 @@ def test_a_chain_is_looked_up_at_once_and_not_by_the_link(server, tmp_path):
     assert Counter(kind for kind, _ in server.requests)["list"] <= 12, "two for each claim ahead"
 
 
+@pytest.mark.needs("cpu")
 def test_large_results_are_asked_after_together(server, tmp_path):
     drive(tmp_path, wide_and_large, 200)
     server.reset()
@@ -175,6 +181,7 @@ def test_large_results_are_asked_after_together(server, tmp_path):
     assert Counter(kind for kind, _ in server.requests)["list"] <= 3, "and no listing of all objects"
 
 
+@pytest.mark.needs("cpu")
 def test_a_download_is_one_request(server, tmp_path):
     here = Store.open(URL, secret=SECRET, near=tmp_path / "here")
     refs = [here.put(bytes([at]) * 100_000) for at in range(100)]

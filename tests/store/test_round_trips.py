@@ -115,12 +115,14 @@ values = st.recursive(
 )
 
 
+@pytest.mark.needs("cpu")
 @settings(deadline=None, max_examples=100)
 @given(values)
 def test_any_nesting(value):
     assert same(MEMORY.get(MEMORY.put(value)), value)
 
 
+@pytest.mark.needs("cpu")
 @settings(deadline=None, max_examples=25)
 @given(values)
 def test_any_nesting_beside_a_large_part(tmp_path_factory, value):
@@ -239,6 +241,7 @@ def test_a_value_in_use_outlives_its_object(store, tmp_path):
     assert found.sum() == np.arange(100_000).sum()
 
 
+@pytest.mark.needs("cpu")
 def test_a_thousand_open_objects_need_no_descriptors(store):
     before = len(list_descriptors())
     refs = [store.put(np.full(10_000, at)) for at in range(300)]

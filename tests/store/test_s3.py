@@ -23,7 +23,7 @@ from hooke.testing.store_suite import STORE_CHECKS
 
 __all__ = ["s3"]
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 SECRET = b"a secret of sixteen bytes or more"
 CHURN = Path(__file__).with_name("s3_churn.py")
 
@@ -38,6 +38,7 @@ def kill(process):
     process.stdout.close()
 
 
+@pytest.mark.long
 def test_it_keeps_every_guarantee(s3, tmp_path):
     count = itertools.count()
 
@@ -55,6 +56,7 @@ SOON = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("check", [check for check in STORE_CHECKS if check.__name__ in SOON])
 def test_a_store_there_keeps_the_guarantees_of_claims_and_evictions(s3, tmp_path, check):
     """Those that need few requests."""
@@ -94,6 +96,7 @@ def test_a_damaged_copy_is_fetched_again(s3, tmp_path):
     assert store.keep([ref]) == [True]
 
 
+@pytest.mark.long
 def test_two_writers_at_once(s3, tmp_path):
     url = f"{s3}/writers"
     writers = [start(CHURN, url, SECRET.decode(), tmp_path / who, who, 15) for who in "ab"]
@@ -112,6 +115,7 @@ def test_two_writers_at_once(s3, tmp_path):
     assert report.objects == 5
 
 
+@pytest.mark.long
 def test_an_upload_cut_off_by_a_kill_leaves_nothing_to_see(s3, tmp_path):
     url = f"{s3}/cut"
     for pause in (0.0, 0.1, 0.3):
@@ -152,6 +156,7 @@ def test_a_dead_ones_lease_runs_out(s3, tmp_path):
     assert claims.held() == {}
 
 
+@pytest.mark.long
 def test_nothing_is_evicted_while_a_run_is_live(s3, tmp_path):
     store = Store.open(f"{s3}/evict", secret=SECRET, near=tmp_path)
     ref = store.put(np.arange(50_000))

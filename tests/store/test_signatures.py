@@ -104,7 +104,7 @@ def test_records_that_others_can_write_to_count_for_nothing(tmp_path, opened):
     assert file.stat().st_size == 56
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user's file")
+@pytest.mark.needs("root")  # it makes a file of another user
 def test_another_users_object_is_opened_from_a_copy_that_its_owner_cannot_change(tmp_path):
     store = Store.open(tmp_path, secret=SECRET, near=tmp_path / "near")
     ref = store.put(np.zeros(500_000))
@@ -134,6 +134,7 @@ def test_a_folder_that_others_can_write_to_wants_a_secret(tmp_path, mode):
     Store.open(folder)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(("secret", "shared"), [(None, False), (SECRET, True)])
 def test_only_a_signed_store_makes_folders_for_others_to_write_to(tmp_path, secret, shared):
     code = f"""
@@ -182,6 +183,7 @@ def test_an_exception_that_is_not_signed_is_not_unpickled(tmp_path):
 short = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.binary(max_size=9)
 
 
+@pytest.mark.needs("cpu")
 @given(short | st.sampled_from([-0.0, 10**5000, "x" * 1024, b"x" * 1024]), st.sampled_from([None, b"s" * 32]))
 def test_a_number_or_short_text_has_the_object_that_every_value_has_signed_or_not(value, secret):
     assert encode_plain(value, secret) == encode(value).to_bytes(secret)

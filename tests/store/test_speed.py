@@ -25,6 +25,7 @@ print(opened - before, touched() - before, total)
 """
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_opening_touches_nothing_and_another_process_of_this_host_need_not_hash(store, tmp_path):
     ref = store.put(np.zeros(12_500_000))

@@ -119,6 +119,7 @@ def test_an_upload_that_fails_is_not_the_values_fault():
     assert store.get(store.put(np.arange(10_000)))[-1] == 9_999
 
 
+@pytest.mark.needs("cpu")
 def test_a_sink_that_fails_is_not_the_values_fault():
     class Cut(MemoryBackend):
         def write(self, fill, *, size=0, exclusive=False):

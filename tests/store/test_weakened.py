@@ -139,6 +139,7 @@ def a_thread_of_leases_stays(patch):
     patch.setattr(LeaseClaims, "_renew", lambda _: over.wait(5))
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("weaken", "check", "guarantee"),
     [
@@ -448,6 +449,7 @@ def places(tmp_path):
         fsspec.filesystem("memory").rm("/hooke-weakened", recursive=True)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("weaken", "check", "guarantee", "kind"),
     [(weaken, check, why, kind) for weaken, check, why, kinds in WEAKENED_STORES for kind in kinds],
@@ -515,6 +517,7 @@ def errors_in_the_background_are_forgotten(patch):
     patch.setattr(GroupSync, "_sync_due", forgetful)
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("weaken", "check", "guarantee"),
     [

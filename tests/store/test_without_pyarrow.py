@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 WITHOUT = """
 import sys
@@ -37,6 +37,7 @@ assert found["series"].equals(frame["text"]) and found["series"].name == "text"
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wide", ["0", "1"])
 @pytest.mark.parametrize("items", [3, 60_000])
 @pytest.mark.parametrize(("writer", "reader"), [(WITHOUT, WITHOUT), (WITH, WITHOUT), (WITHOUT, WITH)])

@@ -7,13 +7,12 @@ import sys
 import psutil
 import pytest
 from tests.support import environment
-from tests.support.hosts import Hosts, why_not
+from tests.support.hosts import Hosts
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.testing.s3_server import S3Server
 
-REASON = why_not()
-pytestmark = [pytest.mark.heavy, pytest.mark.skipif(bool(REASON), reason=REASON)]
+pytestmark = pytest.mark.needs("hosts")
 
 ECHO = """
 import socket, sys

@@ -66,6 +66,7 @@ def test_bytes_pass_unchanged_and_the_end_too(proxy) -> None:
     assert received == sent
 
 
+@pytest.mark.needs("cpu")
 def test_a_delay_is_of_each_direction_and_takes_nothing_from_the_rate(proxy) -> None:
     with connected(proxy) as connection:
         proxy.delay_s = 0.1
@@ -81,6 +82,7 @@ def test_a_delay_is_of_each_direction_and_takes_nothing_from_the_rate(proxy) -> 
     assert took < 256 * 0.2 / 2, "256 pieces of 64 KiB, one after the other, take 51 s"
 
 
+@pytest.mark.needs("cpu")
 def test_a_half_open_connection_says_nothing_and_is_reset_when_healed(proxy) -> None:
     with connected(proxy) as connection:
         proxy.swallow()

@@ -134,7 +134,8 @@ def read_by(found) -> str:
     return next((tag.value for tag in found.tags if tag.key == "mlflow.data.context"), "")
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("place", ["local:2", "serial"])
@@ -245,7 +246,8 @@ take("far.packed")
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.filterwarnings("ignore")
 def test_what_a_script_reads_is_an_input_of_its_run(project):
     (project / "script.py").write_text(SCRIPT)
@@ -433,7 +435,7 @@ def test_a_task_that_reads_in_a_thread_is_told_of():
     assert len(found.found) == 1
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_loader_with_workers_is_told_of():
     from hooke.frameworks.torch import ShuffledLoader
 
@@ -446,6 +448,7 @@ def test_a_loader_with_workers_is_told_of():
     assert [each.rows for each in found.found] == [8]
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("kind", ["pandas", "polars", "arrow"])
 def test_the_columns_of_tables_are_told(kind):
     columns = {"n": [1, 2], "x": [0.5, 1.5], "word": ["a", "b"]}

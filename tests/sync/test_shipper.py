@@ -140,6 +140,7 @@ def test_an_attempt_that_logs_before_its_driver_has_heard_of_it_waits(book):
     assert sink.runs[book.run].status == "lost"
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("seed", range(25))
 def test_a_shipper_that_dies_anywhere_loses_nothing_and_doubles_nothing(book, monkeypatch, seed):
     chance = random.Random(seed)
@@ -190,6 +191,7 @@ class Turned:
         self.time += seconds
 
 
+@pytest.mark.needs("cpu")
 def test_an_outage_is_waited_out_in_growing_pauses_and_then_given_up(book):
     book.log(None, None, 1.0)
     book.end()
@@ -269,6 +271,7 @@ def ended(runs: RunsFolder, number: int) -> Logbook:
     return made
 
 
+@pytest.mark.needs("cpu")
 def test_no_run_costs_a_file_descriptor_once_it_is_shipped(tmp_path):
     runs, sink, clock = RunsFolder(tmp_path / "runs"), MemorySink(), Turned()
     books = [ended(runs, number) for number in range(40)]
@@ -402,6 +405,7 @@ def test_runs_of_which_nothing_is_left_are_not_looked_at_each_second(book):
     assert sink.runs[old[0]].status == "failed", "a resumed run is seen, too"
 
 
+@pytest.mark.needs("cpu")
 def test_a_large_run_does_not_hold_up_a_small_one(book):
     for step in range(30_000):
         book.log(None, None, float(step))
@@ -426,6 +430,7 @@ def test_a_large_run_does_not_hold_up_a_small_one(book):
     assert taken.index(small[0].run) <= 2, "its turn is in the next round"
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("going_on", [False, True])
 def test_sync_goes_on_while_the_tracker_takes_something(book, going_on):
     """An outage ends it, a slow tracker does not; nor is it endless where a run logs faster than the tracker takes."""
@@ -471,7 +476,8 @@ def test_parameters_include_defaults_and_are_the_texts_that_log_param_keeps(tmp_
     assert {name: params[name] for name in given} == {name: params[f"logged {name}"] for name in given}
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(600)
 def test_a_run_ships_itself_into_mlflow_and_sync_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("HOOKE_SINKS", "mlflow")
@@ -510,7 +516,7 @@ def test_a_run_ships_itself_into_mlflow_and_sync_says_so(tmp_path, monkeypatch):
         time.sleep(0.1)
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_sync_where_there_is_nothing_to_ship_into(tmp_path, monkeypatch):
     done = subprocess.run(
         [sys.executable, "-m", "hooke", "sync"], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -632,7 +638,7 @@ def test_after_a_resume_the_curve_goes_on_although_no_attempt_had_failed(book):
     assert [step for step, _ in points(sink, f"{book.run}/7/5")] == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow_has_the_whole_curve_in_the_run_of_the_last_attempt(book, tmp_path):
     from mlflow import MlflowClient
@@ -660,3 +666,10 @@ def test_mlflow_has_the_whole_curve_in_the_run_of_the_last_attempt(book, tmp_pat
         *((step, 200.0 + step) for step in range(4, 9)),
     ]
     assert found.data.metrics["loss"] == 208.0
+
+
+@pytest.mark.needs("processes")
+def test_a_shipper_without_anything_to_send_ends_by_itself(tmp_path):
+    Project.at(tmp_path).create()
+    command = [sys.executable, "-m", "hooke.sync.background", str(tmp_path)]
+    assert subprocess.run(command, check=False, timeout=100).returncode == 0

@@ -94,13 +94,15 @@ DEFECTS = [
 ]
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.parametrize("engine", DEFECTS, ids=lambda engine: engine.__name__)
 def test_an_engine_that_breaks_a_promise_is_turned_away(engine, tmp_path):
     with pytest.raises(Exception, match=r"\S"):
         check_engine(engine, tmp_path)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_the_sound_one_passes_it_all(tmp_path):
     check_engine(SerialEngine, tmp_path)

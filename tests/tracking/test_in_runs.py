@@ -16,7 +16,7 @@ from hooke.project.pipeline_file import load_entry
 from hooke.running.resume import resume
 from hooke.running.run import Run
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 JOB = """
     import multiprocessing, os, signal, threading

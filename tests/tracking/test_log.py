@@ -295,6 +295,7 @@ def test_where_nothing_was_refused_nothing_is_left_of_the_count(tracker):
     assert dropped_calls_in(tracker.folder) == {}
 
 
+@pytest.mark.needs("cpu")
 def test_a_full_disk_is_counted_and_reported_and_what_returned_before_is_there(small_disk, caplog):
     tracker = Tracker(small_disk / "run", "test", durable="none")
     with logging_into(tracker):

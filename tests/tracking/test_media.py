@@ -39,6 +39,7 @@ SIDES = st.integers(1, 40)
 SHAPES = st.one_of(st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES, st.sampled_from([1, 3, 4])))
 
 
+@pytest.mark.needs("cpu")
 @given(SHAPES.flatmap(lambda shape: arrays(np.uint8, shape)))
 def test_pixels_of_bytes_are_read_back_as_they_were(pixels):
     found = read_by_pillow(image_bytes(pixels))
@@ -46,12 +47,14 @@ def test_pixels_of_bytes_are_read_back_as_they_were(pixels):
     assert found.ndim == (3 if pixels.ndim == 3 and pixels.shape[2] > 1 else 2)
 
 
+@pytest.mark.needs("cpu")
 @given(SHAPES.flatmap(lambda shape: arrays(np.float32, shape, elements=st.floats(0, 1, width=32))))
 def test_floats_become_the_nearest_byte(pixels):
     found = read_by_pillow(image_bytes(pixels)).reshape(pixels.shape)
     assert (np.abs(found - pixels.astype(float) * 255) <= 0.5001).all()
 
 
+@pytest.mark.needs("cpu")
 @given(arrays(np.bool_, st.tuples(SIDES, SIDES)))
 def test_a_mask_is_black_and_white(mask):
     assert np.array_equal(read_by_pillow(image_bytes(mask)), np.where(mask, 255, 0))
@@ -63,6 +66,7 @@ def test_views_that_do_not_lie_in_one_piece():
         assert np.array_equal(read_by_pillow(image_bytes(view)), view)
 
 
+@pytest.mark.needs("cpu")
 def test_tensors_have_their_channels_first_and_may_have_a_gradient():
     torch = pytest.importorskip("torch")
     tensor = torch.rand(3, 5, 7, requires_grad=True)
@@ -123,6 +127,7 @@ def test_what_is_no_image_is_refused_with_the_reason(tracker, caplog, image, sai
     assert kept.step == 0, "what is refused takes no step"
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -156,6 +161,7 @@ NUMBERS = arrays(
 )
 
 
+@pytest.mark.needs("cpu")
 @given(NUMBERS, st.integers(1, 100))
 @example(np.array([1.7e308, -1.7e308]), 64)
 @example(np.array([np.finfo(float).max] * 2), 4)
@@ -217,6 +223,7 @@ def test_an_older_journal_has_files_without_a_kind(tracker):
     assert event.media is None
 
 
+@pytest.mark.long
 def test_muted_and_traced(tmp_path, tracker):
     with logging_into(MUTED):
         hooke.log_image("x", np.zeros((1, 1)))
@@ -243,7 +250,7 @@ KILLED = """
 """
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_of_a_killed_program_everything_is_there_whose_call_returned(tmp_path):
     (tmp_path / "train.py").write_text(textwrap.dedent(KILLED))
     off = os.environ | {"HOOKE_SINKS": ""}
@@ -263,6 +270,7 @@ def test_of_a_killed_program_everything_is_there_whose_call_returned(tmp_path):
     assert [each.edges[0] for each in histograms] == list(range(len(histograms)))
 
 
+@pytest.mark.needs("cpu")
 def test_a_list_of_tensors_is_one_histogram(tracker):
     torch = pytest.importorskip("torch")
     weights = [torch.ones(2, 3, requires_grad=True), torch.zeros(4)]
@@ -271,7 +279,7 @@ def test_a_list_of_tensors_is_one_histogram(tracker):
     assert found.counts == [4, 6]
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_retry_logs_in_the_place_of_the_attempt_before(workshop):
     workshop.write("""
         from pathlib import Path

@@ -11,7 +11,7 @@ from tests.sinks.mlflow_places import seen_in_mlflow
 from hooke.project.folder import Project
 from hooke.running.run import Run
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 
 JOB = """
 import hooke
@@ -106,6 +106,7 @@ def numbers(run):
     return {name: value for name, value, _, _ in run.points}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [["--workers", "1"], ["--workers", "2"], ["--on", "serial"]], ids="-".join)
 def test_each_item_has_its_own_run_which_is_ended_and_nested(tabled, how):
     hooke(tabled, "run", "job.py:sweep", *how)
@@ -128,6 +129,7 @@ def test_each_item_has_its_own_run_which_is_ended_and_nested(tabled, how):
     assert not list(tabled.glob("mlruns")), "no other place"
 
 
+@pytest.mark.long
 def test_runs_that_a_task_opens_itself(tabled):
     hooke(tabled, "run", "job.py:blocks", "--n", "2", "--workers", "1", code=1)
     hooke(tabled, "sync")
@@ -141,6 +143,7 @@ def test_runs_that_a_task_opens_itself(tabled):
     assert "running" not in {run.status for run in seen.values()}, "a run that a task left open is ended"
 
 
+@pytest.mark.long
 def test_autologging_and_what_is_logged_after_it_are_one_run(tabled):
     hooke(tabled, "run", "job.py:learning", "--workers", "1")
     hooke(tabled, "sync")
@@ -151,6 +154,7 @@ def test_autologging_and_what_is_logged_after_it_are_one_run(tabled):
     assert run.status == "finished"
 
 
+@pytest.mark.long
 def test_the_server_is_the_configured_one(project, server, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (project / "hooke.toml").write_text(
@@ -163,6 +167,7 @@ def test_the_server_is_the_configured_one(project, server, monkeypatch):
     assert not (project / "mlflow.db").exists()
 
 
+@pytest.mark.long
 def test_without_mlflow_among_the_trackers_its_calls_are_its_own(project, monkeypatch):
     monkeypatch.setenv("HOOKE_SINKS", "none")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'own.db'}")
@@ -210,6 +215,7 @@ def comets() -> list[bool]:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("library", "name", "right"),
     [

@@ -19,7 +19,7 @@ from hooke.running.run import Run
 from hooke.sync.shipper import Shipper
 from hooke.testing import MemorySink
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 def script(
@@ -137,7 +137,10 @@ def test_a_script_and_what_is_shown_of_it(tmp_path):
 def test_how_a_script_ends_is_how_its_run_ends(tmp_path, inside, end, code, status):
     head = "with hooke.start_run() as run:" if inside else "run = hooke.start_run()\nif True:"
     done = script(tmp_path, f"import hooke\n{head}\n    hooke.log_metric('x', 1)\n    {end}\n")
-    assert done.returncode == code, done.stderr
+    codes = {code}
+    if code == -signal.SIGINT and sys.version_info < (3, 11, 7):
+        codes.add(1)  # older Pythons forget the signal where a hook compiles code
+    assert done.returncode in codes, done.stderr
     run = last(tmp_path)
     expected = "failed" if end == "raise SystemExit(3)" and inside else status
     if not inside and end.startswith("raise SystemExit"):

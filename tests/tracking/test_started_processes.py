@@ -13,7 +13,7 @@ from hooke.project.folder import Project
 from hooke.running.run import Run
 from hooke.tracking.tracker import MUTED, VARIABLE, AttemptScope, Tracker, active, current, logging_into
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(400)]
 
 JOB = """
 import multiprocessing, subprocess, sys
@@ -102,6 +102,7 @@ def ran(folder, kind, *how):
     return last(folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [("--workers", "1"), ("--workers", "2"), ("--on", "serial")], ids="-".join)
 def test_spawned_processes_log_for_the_item_that_started_them(folder, how):
     logged = ran(folder, "spawned", *how).logged()
@@ -111,6 +112,7 @@ def test_spawned_processes_log_for_the_item_that_started_them(folder, how):
     assert not logged.refused
 
 
+@pytest.mark.long
 def test_torchs_processes_do(folder):
     pytest.importorskip("torch")
     points = ran(folder, "distributed", "--workers", "1").logged().metric("rank")

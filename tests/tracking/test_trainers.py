@@ -7,7 +7,7 @@ from tests.house.snippets import blocks_of
 
 from hooke.tracking.logged_values import Logged, logged_in
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "track.md"
 
@@ -54,6 +54,7 @@ def test_transformers(tracker, tmp_path):
     assert [(param.name, param.value) for param in found.params] == [("learning_rate", "0.1")]
 
 
+@pytest.mark.long
 def test_a_real_trainer_of_transformers(tracker, tmp_path):
     import torch
     import transformers
@@ -82,6 +83,7 @@ def test_a_real_trainer_of_transformers(tracker, tmp_path):
     assert "learning_rate" in {param.name for param in found.params}
 
 
+@pytest.mark.long
 def test_lightning(tracker):
     import pytorch_lightning as lightning
     import torch
@@ -115,6 +117,7 @@ def test_lightning(tracker):
     assert [(param.name, param.value) for param in found.params] == [("rate", "0.1")]
 
 
+@pytest.mark.long
 def test_keras(tracker, monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))

@@ -23,7 +23,8 @@ def security(keys: Keys) -> Security:
     return Security(require_encryption=True, tls_ca_file=str(keys.ca), **of_roles)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 def test_connections_outlive_a_certificate_and_new_ones_need_a_good_one(tmp_path: Path) -> None:
     async def conduct() -> None:
         named = {name: certified(LAB, tmp_path / name, name) for name in ("head", "driver")}

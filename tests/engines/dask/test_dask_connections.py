@@ -17,7 +17,7 @@ from tests.fixtures.workshop import Workshop
 from hooke.engines.dask.clusters import CONNECTIONS
 from hooke.journal.events import AttemptStarted
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 PIPELINE = """
     from hooke import pipeline, task
@@ -107,6 +107,7 @@ def test_another_project_is_asked_for_anew(
         square(theirs, cluster, 20)
 
 
+@pytest.mark.long
 def test_two_runs_at_once_have_two_connections(project: Workshop, cluster: LocalCluster) -> None:
     inside: list[set[str]] = []
 
@@ -121,6 +122,7 @@ def test_two_runs_at_once_have_two_connections(project: Workshop, cluster: Local
     assert ours(cluster) == inside[0]
 
 
+@pytest.mark.long
 def test_a_worker_that_was_started_again_at_its_address_is_greeted(project: Workshop) -> None:
     with contextlib.ExitStack() as stack:
         ports = [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in "sw"]

@@ -10,7 +10,7 @@ from tests.fixtures.workshop import Workshop
 
 from hooke.pipeline import node_state
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 @pytest.fixture
@@ -27,9 +27,11 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
         yield made
 
 
+@pytest.mark.long
 def test_a_gang_grows_when_another_task_leaves_it_a_worker(workshop: Workshop, cluster: LocalCluster) -> None:
     check_it_grows(workshop, on=cluster.scheduler_address, workers=None)
 
 
+@pytest.mark.long
 def test_a_lost_worker_costs_no_retry(workshop: Workshop, cluster: LocalCluster) -> None:
     check_it_goes_on_without_a_lost_host(workshop, on=cluster.scheduler_address, workers=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -39,7 +40,7 @@ from hooke.testing import short_call_suite
 from hooke.testing.engine_bench import EngineBench
 from hooke.testing.engine_suite import ENGINE_CHECKS, EngineCheck, check_engine, name_of
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 OURS = (
     suite.check_the_capacity_comes_first,
@@ -67,6 +68,7 @@ JOINED = [
 """All but the two longest: they are run on a cluster of ours."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("check", OURS, ids=name_of)
 def test_a_cluster_of_ours(check: EngineCheck, tmp_path: Path) -> None:
     check_engine(DaskEngine, tmp_path, only=check)
@@ -178,6 +180,7 @@ def listening(process: psutil.Process) -> set[str]:
     }
 
 
+@pytest.mark.long
 def test_nothing_listens_but_on_loopback(tmp_path: Path) -> None:
     with EngineBench(DaskEngine, tmp_path) as bench:
         bench.finished(bench.submit(tasks.add, 1))
@@ -192,6 +195,7 @@ def test_a_stranger_on_this_machine_cannot_use_a_cluster_of_ours(tmp_path: Path)
             Client(address.replace("tls://", "tcp://"), timeout=2)
 
 
+@pytest.mark.long
 def test_the_death_of_a_dask_worker_ends_its_attempt_and_is_not_made_up_for_in_silence(
     tmp_path: Path,
 ) -> None:
@@ -233,6 +237,7 @@ def test_keys_that_are_not_there_are_named() -> None:
         connect("tls://127.0.0.1:1", ("/no/ca.pem", "/no/c.pem", "/no/k.pem"))
 
 
+@pytest.mark.long
 def test_a_place_where_nothing_answers(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"):
         EngineBench(joined("tcp://127.0.0.1:1"), tmp_path)
@@ -253,6 +258,7 @@ def test_a_worker_that_is_unlike_the_driver_is_refused_before_the_first_task(
         bench.finished(bench.submit(tasks.add, 1))
 
 
+@pytest.mark.long
 def test_a_worker_on_which_others_work_is_not_taken_from_them(tmp_path: Path) -> None:
     """Two runs on one fleet: the one that needs fewer workers does not end those that the other one uses."""
     with (
@@ -344,9 +350,10 @@ def test_a_run_with_logs_metrics_and_a_cache(workshop: Workshop) -> None:
     workshop.write(PIPELINE)
     run = workshop.run(on="dask:2", n=20)
     assert run.result() == sum(x * x for x in range(20))
-    assert sorted(point.value for point in run.logged().points if point.name == "x") == list(range(20))
+    # On a busy machine an item may have a second attempt: what it logs does not count, what it prints stays.
+    assert sorted(point.value for point in run.logged().curve("x")) == list(range(20))
     printed = "".join(path.read_text() for path in (run.folder / "logs").iterdir())
-    assert printed.count("squaring") == 20
+    assert {int(x) for x in re.findall(r"squaring (\d+)", printed)} == set(range(20))
     assert workshop.ran(workshop.run(on="serial", n=20)) == {}
 
 
@@ -375,6 +382,7 @@ SCHEDULER_DIES = """
 """
 
 
+@pytest.mark.long
 def test_a_lost_scheduler_is_said_by_hooke_alone(
     workshop: Workshop, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -442,6 +450,7 @@ def _listens(port: int) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_a_killed_driver_leaves_nothing_running_and_resume_goes_on(workshop: Workshop) -> None:
     workshop.write(KILLED.replace("PLACE", "dask:2"))
     with workshop.started(until=lambda: half_done(workshop)) as pid:
@@ -585,6 +594,7 @@ CHAIN = """
 """
 
 
+@pytest.mark.long
 def test_values_of_100_mb_do_not_go_through_the_driver_or_the_scheduler(
     workshop: Workshop, cluster: LocalCluster
 ) -> None:

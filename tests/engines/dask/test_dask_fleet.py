@@ -32,7 +32,7 @@ from hooke import Fleet, run
 from hooke.base.errors import UsageError
 from hooke.journal.events import CapacityChanged
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +227,7 @@ def test_two_runs_on_one_fleet(workshop: Workshop, fleet: Fleet) -> None:
     assert next(first.journal).place == "dask:2"
 
 
+@pytest.mark.long
 def test_an_edit_between_two_runs_counts(workshop: Workshop, fleet: Fleet) -> None:
     workshop.write(PLAIN)
     assert workshop.run(on=fleet, n=3).result() == [0, 1, 4]

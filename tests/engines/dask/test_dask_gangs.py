@@ -22,7 +22,7 @@ from hooke.testing import engine_tasks as tasks
 from hooke.testing.engine_bench import EngineBench
 from hooke.testing.engine_suite import gather_marks
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 REDUCE = """
     @task(gang=3, results="all")
@@ -86,6 +86,7 @@ def most_at_once(events: list) -> int:
     return most
 
 
+@pytest.mark.long
 def test_two_gangs_of_torch_on_four_slots_reduce_one_after_the_other(
     workshop: Workshop, cluster: LocalCluster
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_lost_worker_ends_the_gang_that_had_a_rank_there(workshop: Workshop, c
     gone(first)
 
 
+@pytest.mark.long
 def test_ranks_end_with_their_driver(workshop: Workshop, cluster: LocalCluster) -> None:
     workshop.write(JOB + TRAIN)
     command = [sys.executable, "-m", "hooke", "run", str(workshop.file)]
@@ -147,6 +149,7 @@ def test_ranks_end_with_their_driver(workshop: Workshop, cluster: LocalCluster) 
     gone(pids)
 
 
+@pytest.mark.long
 def test_a_worker_that_holds_a_rank_stays_until_its_gang_has_ended(tmp_path) -> None:
     with EngineBench(DaskEngine, tmp_path, workers=3) as bench:
         attempt = bench.submit(wait_for_go, str(tmp_path), gang=2)

@@ -79,6 +79,7 @@ def keeper_of(jobs, folder):
     return PodKeeper(jobs, folder, caps=Caps(workers=1), clock=SystemClock())
 
 
+@pytest.mark.needs("cpu")
 def test_the_scheduler_takes_only_certificates_of_its_own_authority(tmp_path):
     ours, theirs = (Authority.make("run", now=time.time(), valid_s=3600.0) for _ in range(2))
     jobs = jobs_of(ours)
@@ -184,6 +185,7 @@ def slow_jobs():
     return jobs, jobs._client
 
 
+@pytest.mark.needs("cpu")
 def test_a_driver_renews_its_lease_while_it_waits_for_the_server(tmp_path):
     jobs, server = slow_jobs()
     jobs.lease._lasts_s = 0.6

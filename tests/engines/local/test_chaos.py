@@ -13,7 +13,8 @@ from hooke.journal.events import AttemptFinished, AttemptStarted, RunStarted
 REF = Ref("0" * 64, 1)
 
 
-@pytest.mark.heavy
+@pytest.mark.long
+@pytest.mark.needs("processes")
 @pytest.mark.timeout(400)
 def test_answers_and_journals_survive_chaos(tmp_path: Path) -> None:
     report = chaos(20261125, seconds=25, folder=tmp_path)

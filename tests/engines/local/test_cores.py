@@ -32,6 +32,7 @@ def test_the_least_used_cores_are_lent_first():
     assert cores.take(9) == (2, 1, 3, 0)
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.integers(1, 5), max_size=20), st.integers(1, 5))
 def test_uses_stay_within_one_of_each_other(sizes, count):
     cores = Cores(range(count))
@@ -79,7 +80,7 @@ def processors_counted() -> dict[str, int]:
 
 
 @binds
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_pinned_workers_share_no_core_while_there_are_cores(tmp_path: Path) -> None:
     count = len(os.sched_getaffinity(0))
     with EngineBench(Pinning, tmp_path, workers=count) as bench:
@@ -91,7 +92,7 @@ def test_pinned_workers_share_no_core_while_there_are_cores(tmp_path: Path) -> N
 
 
 @binds
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_a_pinned_worker_has_as_many_cores_as_threads(tmp_path: Path) -> None:
     count = len(os.sched_getaffinity(0))
     with EngineBench(Pinning, tmp_path, workers=1) as bench:
@@ -101,7 +102,7 @@ def test_a_pinned_worker_has_as_many_cores_as_threads(tmp_path: Path) -> None:
 
 
 @binds
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_workers_are_free_unless_asked(tmp_path: Path) -> None:
     with EngineBench(LocalEngine, tmp_path, workers=1) as bench:
         answer = bench.finished(bench.submit(where_it_may_run, 0))
@@ -109,7 +110,7 @@ def test_workers_are_free_unless_asked(tmp_path: Path) -> None:
 
 
 @binds
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_warm_workers_keep_their_cores(tmp_path: Path) -> None:
     """A second run gets the worker that is bound to the core it wants; a run that binds nothing gets another."""
 
@@ -134,7 +135,7 @@ def test_warm_workers_keep_their_cores(tmp_path: Path) -> None:
     assert set(seen[2][1]) == os.sched_getaffinity(0)
 
 
-@pytest.mark.heavy
+@pytest.mark.needs("processes")
 def test_libraries_are_told_the_thread_count(tmp_path: Path) -> None:
     with EngineBench(LocalEngine, tmp_path, workers=1) as bench:
         answer = bench.finished(bench.submit(variables, cpus=3))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from tests.engines.local.faults import Faults, went_on
-from tests.fixtures.small_disk import fill
+from tests.fixtures.small_disk import fill, mount_tmpfs
 
 from hooke.base.errors import HookeError
 from hooke.running.run import Run
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 MB = 1 << 20
 
@@ -37,16 +36,11 @@ BIG = """
 @pytest.fixture
 def disk(tmp_path_factory):
     """A tmpfs of 8 MiB."""
-    folder = tmp_path_factory.mktemp("disk")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("a tmpfs can be mounted by root on Linux only")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mount_tmpfs(tmp_path_factory.mktemp("disk"), "8M") as folder:
+        yield folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("room", [0, 40_000, 300_000, 2 * MB])
 @pytest.mark.parametrize("size", [100, 500_000])
 def test_a_full_disk_is_said_and_the_run_resumed_when_there_is_room(

@@ -30,7 +30,7 @@ from hooke.project.pipeline_file import load_entry
 from hooke.running.driver import RunOrder, prepare
 from hooke.running.run import Run
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 HELD = """
     import multiprocessing
@@ -124,6 +124,7 @@ def test_kill_9_of_the_driver_while_its_workers_are_stopped(faults: Faults) -> N
     gone(sorted(below))
 
 
+@pytest.mark.long
 def test_kill_9_of_driver_and_fork_server_at_once(faults: Faults) -> None:
     driver, below = held_run(faults, "pool")
     (server,) = fork_servers(driver.pid)
@@ -133,6 +134,7 @@ def test_kill_9_of_driver_and_fork_server_at_once(faults: Faults) -> None:
     gone(sorted(below))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c(faults: Faults, times: int) -> None:
     driver, below = held_run(faults, "program")
@@ -150,6 +152,7 @@ def test_ctrl_c(faults: Faults, times: int) -> None:
     assert went_on(faults, run).result() == ([0, 1, 2, 3, 4], [0, 10])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT], ids=lambda how: how.name)
 def test_other_ends_of_the_driver(faults: Faults, how: signal.Signals) -> None:
     driver, below = held_run(faults, "program")
@@ -192,6 +195,7 @@ CLOCKED = """
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("jumps", [[(0.4, 86400.0)], [(0.4, -86400.0)], [(0.3, -3600.0), (0.6, 7200.0)]])
 def test_a_clock_that_is_set_times_nothing_out_and_holds_nothing_up(faults: Faults, jumps) -> None:
     faults.source(CLOCKED.replace("{timeout}", "30"))
@@ -199,6 +203,7 @@ def test_a_clock_that_is_set_times_nothing_out_and_holds_nothing_up(faults: Faul
     assert run.result() == list(range(10))
 
 
+@pytest.mark.long
 def test_a_timeout_is_kept_while_the_clock_is_set_back(faults: Faults) -> None:
     faults.source(CLOCKED.replace("{timeout}", "0.5").replace("sleep(0.15)", "sleep(600)"))
     run = clocked(faults, [(0.2, -86400.0)])  # its tasks sleep for longer than a test may take
@@ -234,6 +239,7 @@ SHARED = """
 """
 
 
+@pytest.mark.long
 def test_two_runs_in_two_threads_of_one_process(faults: Faults) -> None:
     faults.source(SHARED)
     pipeline, _ = load_entry(str(faults.file))
@@ -251,6 +257,7 @@ def test_two_runs_in_two_threads_of_one_process(faults: Faults) -> None:
     assert sorted(map(int, faults.noted("ran-2"))) == list(range(12)), "a shared key was computed twice"
 
 
+@pytest.mark.long
 def test_two_processes_in_one_folder(faults: Faults) -> None:
     faults.source(SHARED)
     drivers = [begin(faults, by) for by in (2, 3)]
@@ -260,6 +267,7 @@ def test_two_processes_in_one_folder(faults: Faults) -> None:
     assert len(faults.project.runs.names()) == 2
 
 
+@pytest.mark.long
 def test_a_fork_of_the_driver_disturbs_nothing(faults: Faults) -> None:
     """A child of the driver has the pool's memory but none of its sockets, and may even run pipelines itself."""
     faults.source(SHARED)
@@ -278,6 +286,7 @@ def test_a_fork_of_the_driver_disturbs_nothing(faults: Faults) -> None:
     assert events_of(run, AttemptFinished)
 
 
+@pytest.mark.long
 def test_a_fork_that_outlives_the_driver_keeps_no_worker_alive(faults: Faults) -> None:
     faults.source(
         HELD.replace(
@@ -327,6 +336,7 @@ AT_EXIT = """
 """
 
 
+@pytest.mark.long
 def test_ctrl_c_while_the_workers_end_at_exit_changes_nothing(faults: Faults) -> None:
     faults.source(AT_EXIT)
     driver = subprocess.run(

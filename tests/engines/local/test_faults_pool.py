@@ -15,6 +15,7 @@ from random import Random
 import psutil
 import pytest
 from tests.engines.local.faults import Faults, events_of, fork_servers, gone, wait_until
+from tests.support.sizes import choose_size
 
 from hooke.engines.local import LocalEngine
 from hooke.engines.worker import fork_server
@@ -25,8 +26,9 @@ from hooke.journal.events import AttemptStarted, WorkerStarted
 from hooke.testing import engine_tasks as tasks
 from hooke.testing.engine_bench import EngineBench
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
+WORKERS = choose_size(sample=50, full=50, soak=200)
 STEPS = """
     @task
     def hit(x: int, how: str) -> int:
@@ -47,6 +49,7 @@ STEPS = """
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGSEGV", "SIGSTOP"])
 def test_a_run_survives_its_fork_server(faults: Faults, how: str) -> None:
     """Workers finish what they do; new ones come from a new server, which `wide` with its own thread count needs."""
@@ -80,6 +83,7 @@ def test_a_driver_with_more_descriptors_than_select_takes(tmp_path: Path) -> Non
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_between_two_runs(faults: Faults) -> None:
     faults.source(STEPS.replace("cpus=2, ", ""))
     faults.go(n=2)
@@ -91,6 +95,7 @@ def test_a_worker_that_is_killed_between_two_runs(faults: Faults) -> None:
     assert not {event.pid for event in events_of(run, WorkerStarted)} & before
 
 
+@pytest.mark.long
 def test_workers_that_are_stopped_between_two_runs(faults: Faults) -> None:
     faults.source(STEPS.replace("cpus=2, ", ""))
     faults.go(n=2)
@@ -99,6 +104,7 @@ def test_workers_that_are_stopped_between_two_runs(faults: Faults) -> None:
     assert faults.go(n=5).result() == 100
 
 
+@pytest.mark.long
 def test_warm_workers_serve_the_next_run(faults: Faults) -> None:
     faults.source(STEPS.replace("cpus=2, ", ""))
     first, second = faults.go(n=2, on="local:1"), faults.go(n=5, on="local:1")
@@ -141,6 +147,7 @@ USER = """
 """
 
 
+@pytest.mark.long
 def test_a_module_that_is_edited_and_reloaded_between_two_runs(faults: Faults, monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(faults.folder))
     module = faults.folder / "edited_module.py"
@@ -188,20 +195,22 @@ def all_answered(bench: EngineBench, attempts: list[int]) -> bool:
     return len(bench.answers) == len(attempts)
 
 
-def test_two_hundred_workers_of_churn_lose_nothing(tmp_path: Path) -> None:
+@pytest.mark.long
+def test_workers_that_come_and_go_lose_nothing(tmp_path: Path) -> None:
     with EngineBench(Churning, tmp_path) as bench:
         attempts: list[int] = []
-        while len(bench.of(WorkerStarted)) < 200:
+        while len(bench.of(WorkerStarted)) < WORKERS:
             attempts += [bench.submit(tasks.add, number) for number in range(20)]
             bench.until(partial(all_answered, bench, attempts), "all answers")
         assert [bench.value(bench.finished(attempt).ref) for attempt in attempts] == [
             number + 10 for _ in range(len(attempts) // 20) for number in range(20)
         ]
         started = [event.pid for event in bench.of(WorkerStarted)]
-    assert len(started) >= 200
+    assert len(started) >= WORKERS
     gone(started)
 
 
+@pytest.mark.long
 def test_files_and_processes_do_not_pile_up(faults: Faults) -> None:
     faults.source(STEPS)
     faults.go(n=2)
@@ -227,6 +236,7 @@ def test_the_kernel_and_the_parents_of_all_processes_name_the_same_children() ->
             each.wait()
 
 
+@pytest.mark.long
 def test_a_closed_pool_starts_again(faults: Faults) -> None:
     faults.source(STEPS)
     faults.go(n=2)

@@ -9,7 +9,7 @@ from hooke.cli.entry import run_command
 from hooke.journal.events import AttemptFailed, AttemptStarted, RetryPlanned
 from hooke.pipeline import node_state, retries
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 JOB = """
     import os

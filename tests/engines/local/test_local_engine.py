@@ -10,18 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.engines.local.faults import wait_until
+from tests.engines.local.faults import gone, wait_until
 
 from hooke.engines.local import LocalEngine
 from hooke.engines.worker import worker_loop
-from hooke.journal.events import AttemptStarted, WorkerStopped
+from hooke.journal.events import AttemptStarted, WorkerStarted, WorkerStopped
 from hooke.pipeline.engine import EngineContext
 from hooke.processes.devices import Devices
 from hooke.testing import engine_tasks as tasks
 from hooke.testing.engine_bench import EngineBench
 from hooke.testing.engine_suite import ENGINE_CHECKS, EngineCheck, check_engine, name_of
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 @pytest.mark.parametrize("check", ENGINE_CHECKS, ids=name_of)
@@ -365,3 +365,23 @@ def test_edited_closures_do_not_stay_in_warm_workers(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     most, one = map(int, done.stdout.split()[-2:])
     assert most <= 2 * one, "the functions of this run and of the one before"
+
+
+def test_a_close_that_ctrl_c_interrupts_may_come_again(tmp_path: Path, monkeypatch) -> None:
+    with EngineBench(LocalEngine, tmp_path, workers=1) as bench:
+        attempt = bench.submit(tasks.sleep, 600.0)
+        bench.until(lambda: bench.is_running(attempt), "it to begin")
+        (worker,) = [event.pid for event in bench.of(WorkerStarted)]
+        selector = bench.engine._loop._selector
+        plain = selector.unregister
+
+        def interrupted(channel: object) -> None:
+            plain(channel)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(selector, "unregister", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                bench.engine.close()
+        bench.engine.close()
+        gone([worker])

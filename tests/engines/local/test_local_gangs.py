@@ -19,7 +19,7 @@ from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted,
 from hooke.processes.devices import Devices
 from hooke.testing.engine_bench import EngineBench
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 PATIENCE_S = 60.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import socket
 import subprocess
@@ -34,16 +35,17 @@ from hooke.testing import short_call_suite
 from hooke.testing.engine_bench import EngineBench
 from hooke.testing.engine_suite import ENGINE_CHECKS, EngineCheck, check_engine, name_of
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(800)]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(800)]
 
 OURS = (
     suite.check_thousands_of_small_calls,
     suite.check_workers_are_added_and_retired_without_losing_work,
     suite.check_close_ends_all_and_may_come_twice,
 )
-"""Where it makes a difference that the Ray is ours; each starts one, which takes long."""
+"""Where it makes a difference that the Ray is ours. They share one, which takes long to start; the last check closes it."""
 
 GENTLE = (
+    suite.check_thousands_of_small_calls,
     suite.check_calls_and_maps_give_what_plain_python_gives,
     suite.check_large_arguments_and_results,
     suite.check_the_list_of_a_dynamic_map_is_read_on_a_worker,
@@ -57,6 +59,14 @@ GENTLE = (
     suite.check_output_is_kept_by_attempt,
     suite.check_what_a_task_changes_in_its_process_is_set_back,
     suite.check_peak_memory_is_known_where_declared,
+    suite.check_a_checkpoint_folder_belongs_to_the_key,
+    short_call_suite.check_calls_follow_one_another,
+    short_call_suite.check_a_call_may_follow_one_that_has_just_ended,
+    short_call_suite.check_what_follows_a_failure_never_begins,
+    short_call_suite.check_calls_that_follow_can_be_cancelled,
+    short_call_suite.check_each_call_of_a_group_has_its_own_end,
+    short_call_suite.check_what_waits_behind_a_long_call_of_a_group_runs_elsewhere,
+    short_call_suite.check_calls_of_a_group_can_be_cancelled,
 )
 """They end no worker and need none that is new, so all of them ask one engine: each takes 8 s of CPU time to begin and end."""
 
@@ -67,6 +77,9 @@ ENDING = (
     short_call_suite.check_short_calls_outlive_the_worker_that_they_wait_in,
     suite.check_a_running_attempt_can_be_cancelled,
     short_call_suite.check_short_calls_can_be_cancelled,
+    short_call_suite.check_what_follows_a_dead_one_never_begins,
+    short_call_suite.check_a_group_outlives_its_worker,
+    suite.check_a_chunk_ends_at_its_limit_with_what_it_has_done,
     *suite.GANG_CHECKS,
 )
 """They end workers, for which the engine starts others: they share one as well."""
@@ -86,24 +99,29 @@ def test_a_ray_that_is_joined(check: EngineCheck, address: str, tmp_path: Path) 
     check_engine(joined(address), tmp_path, only=check)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("checks", [GENTLE, ENDING], ids=["gentle", "ending"])
 def test_many_checks_of_one_engine_on_a_ray_that_is_joined(
     checks: tuple[EngineCheck, ...], address: str, tmp_path: Path
 ) -> None:
     with EngineBench(joined(address), tmp_path) as bench:
-        for check in checks:
-            print(name_of(check))  # what comes last has failed
-            bench.folder = tmp_path / name_of(
-                check
-            )  # each waits for files of its own, and for ends of workers
-            bench.folder.mkdir()
-            bench.events = [event for event in bench.events if not isinstance(event, WorkerStopped)]
-            check(bench)
+        check_all(bench, checks, tmp_path)
 
 
-@pytest.mark.parametrize("check", OURS, ids=name_of)
-def test_a_ray_of_ours(check: EngineCheck, tmp_path: Path) -> None:
-    check_engine(RayEngine, tmp_path, only=check)
+def check_all(bench: EngineBench, checks: tuple[EngineCheck, ...], folder: Path) -> None:
+    """Each waits for files of its own, and for ends of workers."""
+    for check in checks:
+        print(name_of(check))  # what comes last has failed
+        bench.folder = folder / name_of(check)
+        bench.folder.mkdir()
+        bench.events = [event for event in bench.events if not isinstance(event, WorkerStopped)]
+        check(bench)
+
+
+@pytest.mark.long
+def test_a_ray_of_ours(tmp_path: Path) -> None:
+    with EngineBench(RayEngine, tmp_path) as bench:
+        check_all(bench, OURS, tmp_path)
 
 
 def listening(below: list[psutil.Process]) -> set[str]:
@@ -115,6 +133,7 @@ def listening(below: list[psutil.Process]) -> set[str]:
     }
 
 
+@pytest.mark.long
 def test_a_ray_of_ours_is_on_loopback_alone_asks_for_its_token_and_ends_with_what_started_it(
     tmp_path: Path,
 ) -> None:
@@ -161,6 +180,7 @@ def mark_and_wait(path: str) -> None:
     tasks.sleep(600.0)
 
 
+@pytest.mark.long
 def test_the_death_of_a_host_ends_its_attempt_and_is_not_made_up_for_in_silence(
     address: str, tmp_path: Path
 ) -> None:
@@ -180,6 +200,7 @@ def test_the_death_of_a_host_ends_its_attempt_and_is_not_made_up_for_in_silence(
         assert marks.read_text() == "ran\n"
 
 
+@pytest.mark.long
 def test_a_host_that_gives_no_sign_of_life_is_given_up(address: str, tmp_path: Path) -> None:
     with EngineBench(joined(address, silent_s=5.0), tmp_path) as bench:
         go = tmp_path / "go"
@@ -199,6 +220,7 @@ def test_a_host_that_gives_no_sign_of_life_is_given_up(address: str, tmp_path: P
         assert isinstance(bench.answers[attempt], AttemptFailed)
 
 
+@pytest.mark.long
 def test_all_cpus_of_each_node_without_a_number(address: str, tmp_path: Path) -> None:
     def make(context, *, workers):
         return RayEngine(context, at=address)
@@ -209,6 +231,7 @@ def test_all_cpus_of_each_node_without_a_number(address: str, tmp_path: Path) ->
         assert not bench.capabilities.elastic
 
 
+@pytest.mark.long
 def test_nodes_that_are_not_like_the_driver_are_refused(address: str, tmp_path: Path) -> None:
     def make(context, *, workers):
         return RayEngine(replace(context, requires={"msgspec": "0.0.1"}), workers=workers, at=address)
@@ -218,12 +241,14 @@ def test_nodes_that_are_not_like_the_driver_are_refused(address: str, tmp_path: 
     assert "--allow-mismatch msgspec" in refused.value.fix
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("nowhere", ["127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_a_place_where_nothing_answers(nowhere: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=rf"no Ray answers at {nowhere}"):
         EngineBench(joined(nowhere), tmp_path)
 
 
+@pytest.mark.long
 def test_a_place_where_something_else_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_engine, "CONNECT_S", 5.0)  # nothing answers at all, however long it is waited for
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -232,6 +257,7 @@ def test_a_place_where_something_else_answers(tmp_path: Path, monkeypatch: pytes
             EngineBench(joined(f"127.0.0.1:{port}"), tmp_path)
 
 
+@pytest.mark.long
 def test_a_ray_that_asks_for_a_token_which_is_not_given(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,16 +289,19 @@ PIPELINE = """
 """
 
 
+@pytest.mark.long
 def test_a_run_with_logs_metrics_and_a_cache(workshop: Workshop, address: str) -> None:
     workshop.write(PIPELINE)
     run = workshop.run(on=address, workers=2, n=20)
     assert run.result() == sum(x * x for x in range(20))
-    assert sorted(point.value for point in run.logged().points if point.name == "x") == list(range(20))
+    # On a busy machine an item may have a second attempt: what it logs does not count, what it prints stays.
+    assert sorted(point.value for point in run.logged().curve("x")) == list(range(20))
     printed = "".join(path.read_text() for path in (run.folder / "logs").iterdir())
-    assert printed.count("squaring") == 20
+    assert {int(x) for x in re.findall(r"squaring (\d+)", printed)} == set(range(20))
     assert workshop.ran(workshop.run(on="serial", n=20)) == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ours", [True, False], ids=["ours", "joined"])
 def test_a_killed_driver_leaves_nothing_running_and_resume_goes_on(
     ours: bool, workshop: Workshop, address: str
@@ -341,6 +370,7 @@ print(*map(unpack_for_driver, ours.take()[0]))
 """In a process of its own, as a bridge is: Ray's library is not for the driver's."""
 
 
+@pytest.mark.long
 def test_what_a_bridge_ends_of_is_told(tmp_path: Path) -> None:
     told = subprocess.run(
         [sys.executable, "-c", FAILING, str(tmp_path)], capture_output=True, text=True, check=True

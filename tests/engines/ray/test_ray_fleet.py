@@ -20,7 +20,7 @@ from hooke import Fleet, run
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.ray.head import Head, environment_of_head
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(800)]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(800)]
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = (
@@ -62,6 +62,7 @@ def folder() -> Iterator[Path]:
         yield Path(made)
 
 
+@pytest.mark.long
 def test_until_ray_has_its_ports_nobody_else_gets_one_of_them(folder: Path) -> None:
     """It binds them seconds after they were chosen; meanwhile any connection on this machine could take one."""
     head = Head(folder, environment=environment_of_head(folder, os.environ))
@@ -80,6 +81,7 @@ def test_until_ray_has_its_ports_nobody_else_gets_one_of_them(folder: Path) -> N
             other.bind(("127.0.0.1", port))
 
 
+@pytest.mark.long
 def test_ray_starts_although_its_agents_do_not(folder: Path) -> None:
     """On a busy machine they may need longer than the 15 s after which a raylet crashes that waits for one of them."""
     environment = environment_of_head(folder, os.environ)
@@ -108,6 +110,7 @@ def test_ray_starts_although_its_agents_do_not(folder: Path) -> None:
         head.end()
 
 
+@pytest.mark.long
 def test_a_ray_that_does_not_start_shows_what_its_processes_said(folder: Path) -> None:
     environment = environment_of_head(folder, os.environ) | {"RAY_AUTH_TOKEN_PATH": "/nowhere/token"}
     head = Head(folder, environment=environment)
@@ -137,6 +140,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return came
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_it_runs_on_a_fleet(example: str, outcome: dict[str, str]) -> None:
     assert outcome[example] == ""

@@ -11,9 +11,10 @@ from tests.fixtures.workshop import Workshop
 
 from hooke.journal.events import AttemptFailed, AttemptStarted
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(800)]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(800)]
 
 
+@pytest.mark.long
 def test_two_gangs_of_torch_on_four_hosts_reduce_one_after_the_other(
     workshop: Workshop, address: str
 ) -> None:
@@ -24,6 +25,7 @@ def test_two_gangs_of_torch_on_four_hosts_reduce_one_after_the_other(
     assert most_at_once(events) == 3
 
 
+@pytest.mark.long
 def test_a_lost_host_ends_the_gang_that_had_a_rank_there_and_it_runs_again(
     workshop: Workshop, address: str
 ) -> None:

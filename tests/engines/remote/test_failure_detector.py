@@ -1,5 +1,6 @@
 """Who has said nothing for too long, and who speaks again."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +40,7 @@ def test_where_this_process_gathers_the_signs_its_own_pause_is_not_held_against_
     assert {"a"} in late
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.tuples(st.floats(0.1, 20.0), st.booleans()), max_size=60))
 def test_it_falls_silent_and_speaks_again_in_turns(steps) -> None:
     silence, now, sign, last = FailureDetector(30.0), 0.0, 0, 0.0

@@ -313,6 +313,7 @@ def test_a_gang_that_is_given_up_says_nothing_and_frees_its_slots():
 STEPS = ["come", "go", "next", "next", "next", "finish", "fail", "cancel", "late", "forget"]
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=100)
 @given(st.lists(st.sampled_from(STEPS), max_size=60), st.data())
 def test_whatever_happens_each_gang_is_whole_and_answered_once(steps, data):

@@ -31,7 +31,7 @@ from hooke.processes.devices import Devices
 from hooke.store.store import Store
 from hooke.testing import engine_tasks as tasks
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

@@ -31,6 +31,7 @@ from hooke.engines.remote.handshake import (
     packages_below,
     top_names,
     unpack_code,
+    unpack_tar,
     versions_here,
 )
 from hooke.engines.remote.log_sync import LEFT, FilePiece, LogSync, write_piece
@@ -182,6 +183,7 @@ def test_hookes_own_version_is_that_of_the_code_that_runs(tmp_path: Path):
     )
 
 
+@pytest.mark.needs("cpu")
 def test_two_environments_of_one_python_are_two(tmp_path: Path, driver):
     venv.create(tmp_path / "other", with_pip=False, symlinks=True)
     python = tmp_path / "other" / "bin" / "python"
@@ -197,6 +199,7 @@ def test_two_environments_of_one_python_are_two(tmp_path: Path, driver):
         driver[1].check("w", answer)
 
 
+@pytest.mark.needs("cpu")
 def test_where_the_drivers_folders_are_used_their_versions_count(tmp_path: Path, driver, monkeypatch):
     installed(tmp_path / "folder", "1.0")
     monkeypatch.syspath_prepend(tmp_path / "folder")
@@ -238,6 +241,7 @@ def names(data: bytes) -> list[str]:
         return [each for each in archive.getnames() if each.startswith(("sent_", "unrelated"))]
 
 
+@pytest.mark.needs("cpu")
 def test_packages_go_whole_and_modules_with_those_beside_them(project: Path):
     assert names(pack_code()) == [
         "sent_alone.py",
@@ -249,6 +253,7 @@ def test_packages_go_whole_and_modules_with_those_beside_them(project: Path):
     ]
 
 
+@pytest.mark.needs("cpu")
 def test_the_folders_of_packages_are_named_by_the_project(project: Path):
     found = packages_below(project, top_names())
     assert found["sent_package"] == "sent_package"
@@ -258,12 +263,14 @@ def test_the_folders_of_packages_are_named_by_the_project(project: Path):
     assert packages_below(None, top_names()) == {}
 
 
+@pytest.mark.needs("cpu")
 def test_metadata_beside_the_source_does_not_keep_it_from_being_sent(project: Path):
     (project / "sent_package.egg-info").mkdir()
     (project / "sent_package.egg-info" / "PKG-INFO").write_text("Name: sent_package\nVersion: 1.0\n", "utf-8")
     assert "sent_package/deep/mod.py" in names(pack_code())
 
 
+@pytest.mark.needs("cpu")
 def test_the_same_code_is_the_same_archive(project: Path):
     first = pack_code()
     os.utime(project / "sent_alone.py", (0, 0))
@@ -272,6 +279,7 @@ def test_the_same_code_is_the_same_archive(project: Path):
     assert pack_code() != first
 
 
+@pytest.mark.needs("cpu")
 def test_it_is_unpacked_once_where_nobody_else_can_write(project: Path):
     data = pack_code()
     folder = Path(unpack_code(data))
@@ -283,6 +291,36 @@ def test_it_is_unpacked_once_where_nobody_else_can_write(project: Path):
         unpack_code(data)
 
 
+@pytest.mark.parametrize("old", [False, True], ids=["with a filter", "as Python 3.11.3"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("../out", tarfile.REGTYPE), ("/out", tarfile.REGTYPE), ("link", tarfile.SYMTYPE)]
+)
+def test_nothing_is_unpacked_outside_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old, name, kind
+):
+    if old:
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = kind, "../.."
+    with tarfile.open(tmp_path / "a.tar", "w") as made:
+        made.addfile(tarfile.TarInfo("in"))
+        made.addfile(entry)
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        try:
+            unpack_tar(archive, tmp_path / "folder")
+        except tarfile.TarError:
+            pass
+        else:
+            assert name == "/out" and not old, "the filter leads an absolute name into the folder"
+    assert not (tmp_path / "out").exists() and not (tmp_path / "folder" / "link").is_symlink()
+    with tarfile.open(tmp_path / "b.tar", "w") as made:
+        made.addfile(tarfile.TarInfo("in"))
+    with tarfile.open(tmp_path / "b.tar") as archive:
+        unpack_tar(archive, tmp_path / "well")
+    assert (tmp_path / "well" / "in").is_file()
+
+
+@pytest.mark.needs("cpu")
 def test_data_among_the_code_is_refused_by_size(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(project_code, "MOST_BYTES", 100_000_000)
     (project / "sent_package" / "large.bin").write_bytes(bytes(2_000_000))

@@ -29,7 +29,7 @@ from hooke.store import by_value
 from hooke.store.store import Store
 from hooke.testing import engine_tasks as tasks
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 @pytest.fixture

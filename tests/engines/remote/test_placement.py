@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -135,6 +136,7 @@ def test_an_attempt_begins_once_and_only_where_it_is():
     assert not made.has_begun(1)
 
 
+@pytest.mark.needs("cpu")
 @given(
     st.lists(st.integers(1, 4), min_size=1, max_size=4),
     st.lists(st.tuples(st.sampled_from([0.5, 1, 2, 8]), st.booleans()), max_size=40),

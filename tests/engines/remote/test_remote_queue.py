@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.engines.remote.test_placement import call, peer
@@ -176,6 +177,7 @@ def test_only_what_uses_the_engine_s_library_is_given_it():
     assert transport.connected == [False, True]
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.sampled_from(["come", "go", "finish", "begin", "cancel", "late"]), max_size=40), st.data())
 def test_each_attempt_is_answered_once_whatever_happens(steps, data):
     made, transport = dispatch()

@@ -158,6 +158,7 @@ def test_a_second_ctrl_c_cuts_and_a_third_kills():
     assert step(state, Gone(1, "ended", DrainedReply(run="r", answered=3, cut=2)))[0].failed
 
 
+@pytest.mark.needs("cpu")
 @given(
     st.lists(st.tuples(st.sampled_from(["change", "ready", "fail", "gone"]), st.integers(0, 9)), max_size=40)
 )

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from urllib.parse import urlsplit
 
-THINK_S = 0.01
+THINK_S = 0.04
 
 
 class Caller(threading.Thread):

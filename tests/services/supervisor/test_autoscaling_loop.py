@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from hooke.autoscaling.replay import Station
 from hooke.generation.token_scheduler import TokenLoad
@@ -40,6 +41,8 @@ def test_what_the_proxy_refused_is_load_and_late(tmp_path: Path) -> None:
     assert scaler.slo_facts() == {"promised": "p99 < 500 ms", "requests": 45, "kept": 0}
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_a_rule_is_chosen_from_the_log_and_what_arrives_is_added_to_it(tmp_path: Path) -> None:
     now = int(time.time())
     log = ArrivalLog(tmp_path)

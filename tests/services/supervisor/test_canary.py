@@ -5,12 +5,12 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.campaigns import campaign
+from tests.support.sizes import choose_size
 
 from hooke.services.supervisor.canary import CanaryRules, CanaryTrial, EProcess, ReplicaOutcomes, share_bounds
 from hooke.serving.stats_windows import latency_bin
 
-CAMPAIGN = campaign(__name__)
+TRIALS = choose_size(sample=20, full=100, soak=400)
 RULES = CanaryRules()
 USUAL, SLOW = latency_bin(0.02), latency_bin(0.05)
 
@@ -49,6 +49,7 @@ def test_a_version_that_fails_always_goes_back_after_a_few_requests():
         )
 
 
+@pytest.mark.needs("cpu")
 def test_a_good_version_is_accepted_once_that_is_certain():
     for seed in range(10):
         verdict, trial = tried(seed, new={"fails": 0.0}, old={"fails": 0.0})
@@ -57,10 +58,10 @@ def test_a_good_version_is_accepted_once_that_is_certain():
         assert 200 < trial.new.answered < 400
 
 
-@pytest.mark.campaign
+@pytest.mark.needs("cpu")
 def test_an_equal_version_goes_back_at_most_as_often_as_is_said():
     """With optional stopping: each trial ends when its evidence is enough, at whatever time."""
-    trials, back = CAMPAIGN.size, 0
+    trials, back = TRIALS, 0
     rules = CanaryRules(step_s=20.0, limit_s=200.0)
     for seed in range(trials):
         chance = random.Random(seed)
@@ -122,6 +123,7 @@ batches = st.lists(
 )
 
 
+@pytest.mark.needs("cpu")
 @given(st.integers(1, 12), st.integers(1, 12), st.floats(0.05, 1.25), st.data())
 def test_a_batch_multiplies_the_evidence_by_one_in_the_mean_or_by_less(new, old, odds, data):
     """Exactly, over all outcomes of a batch, while the odds are tolerable."""
@@ -136,6 +138,7 @@ def test_a_batch_multiplies_the_evidence_by_one_in_the_mean_or_by_less(new, old,
     assert mean <= 1 + 1e-9
 
 
+@pytest.mark.needs("cpu")
 @given(st.integers(0, 500), st.integers(0, 500))
 def test_bounds_are_around_what_was_seen_and_get_closer(failed, well):
     low, high = share_bounds(failed, failed + well, 0.05)
@@ -146,6 +149,7 @@ def test_bounds_are_around_what_was_seen_and_get_closer(failed, well):
         assert closer[1] - closer[0] <= high - low + 1e-9
 
 
+@pytest.mark.needs("cpu")
 def test_bounds_hold_at_all_times_together():
     missed = 0
     for seed in range(200):

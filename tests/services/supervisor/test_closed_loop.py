@@ -3,9 +3,10 @@
 import pytest
 from benchmarks.serving.closed_loop import closed_loop
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
+@pytest.mark.long
 def test_live_replicas_follow_the_rule_that_was_chosen_by_replay(tmp_path):
     made = closed_loop(tmp_path, judged_s=15, ramp_s=20)
     assert "load + " in made["rule"]

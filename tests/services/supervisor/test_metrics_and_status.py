@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.services.supervisor.supervised import LIMIT_S, SERVICE, Supervised, end_all, hooke, kill
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 @pytest.fixture
@@ -97,6 +97,7 @@ def answered(scrape):
     return scrape.sum("hooke_requests", route="/predict", status="200")
 
 
+@pytest.mark.long
 def test_one_scrape_has_all_replicas_and_no_sum_falls_when_one_is_killed(supervised):
     service = supervised("--replicas", "2")
     facts = service.until_ready(2)
@@ -130,6 +131,7 @@ def test_one_scrape_has_all_replicas_and_no_sum_falls_when_one_is_killed(supervi
     assert service.end() == 0
 
 
+@pytest.mark.long
 def test_nobody_reads_it_without_the_token_and_a_dead_supervisor_is_said(supervised):
     service = supervised("--replicas", "2", "--lease", "20")
     service.until_ready(2)
@@ -150,6 +152,7 @@ def test_nobody_reads_it_without_the_token_and_a_dead_supervisor_is_said(supervi
     assert again.end() == 0
 
 
+@pytest.mark.long
 def test_status_shows_each_replica_and_the_front(supervised, folder):
     service = supervised("--replicas", "2")
     service.until_ready(2)
@@ -167,3 +170,25 @@ def test_status_shows_each_replica_and_the_front(supervised, folder):
     assert "p99" in done.stdout
     assert "Envoy" in done.stdout
     assert service.end() == 0
+
+
+def test_envoy_is_asked_for_its_numbers_once_a_second():
+    import dataclasses
+
+    from hooke.services.supervisor.proxy_process import _ProxyProcess
+    from hooke.serving.metrics import ProxyStats
+
+    class Numbers:
+        asked = 0
+
+        def stats(self):
+            self.asked += 1
+            return ProxyStats(**{field.name: 0 for field in dataclasses.fields(ProxyStats)})
+
+    process = object.__new__(_ProxyProcess)  # without an Envoy and a supervisor
+    process._picker = process._keeper = process._stats = None
+    process._proxy = numbers = Numbers()
+    for seconds_ago, asked in ((1.0, 1), (-100.0, 1), (1.0, 2)):
+        process._looked = time.monotonic() - seconds_ago
+        assert process._stats_now() is not None
+        assert numbers.asked == asked

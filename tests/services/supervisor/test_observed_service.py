@@ -11,7 +11,7 @@ import pytest
 from tests.services.supervisor.supervised import LIMIT_S, SERVICE, Supervised, end_all
 from tests.serving.observing.collector import Collector
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 @pytest.fixture
@@ -47,6 +47,7 @@ def send(service, path, body, **headers):
             return error.code, error.read()
 
 
+@pytest.mark.needs("cpu")
 def test_replicas_share_a_log_and_go_on_with_the_clients_trace_and_show_their_routes(observed):
     service, collector = observed
     (docs,) = service.until(r"docs: (http://127\.0\.0\.1:\d+)/-/docs$")
@@ -82,6 +83,7 @@ def test_replicas_share_a_log_and_go_on_with_the_clients_trace_and_show_their_ro
     assert send(service, "/-/docs", form, **as_form) == (200, page)
 
 
+@pytest.mark.needs("cpu")
 def test_several_replicas_do_not_log_to_stdout(tmp_path):
     (tmp_path / "delays.py").write_text(SERVICE)
     service = Supervised(tmp_path, "--replicas", "2", "--request-log", "-")

@@ -13,7 +13,7 @@ from hooke.loadtest.generator_protocol import Goal
 from hooke.loadtest.load_test import Generator, outcomes_of
 from hooke.loadtest.target import parse_target, poisson, request_bytes
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 REPLICAS = 2
 CAPACITY = REPLICAS * BATCH / BATCH_S
@@ -57,6 +57,7 @@ def front(service):
     return service.status()["front"]
 
 
+@pytest.mark.long
 def test_the_excess_is_refused_by_envoy_itself_and_the_goodput_stays(waiting):
     requests = (asked(waiting),)
     load(waiting, 0.5 * CAPACITY, 3.0, requests=requests)  # the law is measured
@@ -72,6 +73,7 @@ def test_the_excess_is_refused_by_envoy_itself_and_the_goodput_stays(waiting):
     assert metric(waiting, "hooke_front_shed_total") >= 0.5 * refused.sum()
 
 
+@pytest.mark.long
 def test_after_the_overload_nothing_is_refused(waiting):
     requests = (asked(waiting),)
     load(waiting, 4 * CAPACITY, 3.0, requests=requests)
@@ -80,6 +82,7 @@ def test_after_the_overload_nothing_is_refused(waiting):
     assert (seen.status == 200).mean() >= 0.98
 
 
+@pytest.mark.long
 def test_low_priority_is_shed_first(waiting):
     requests = (asked(waiting), *[asked(waiting, priority="low")] * 7)
     seen = load(waiting, 4 * CAPACITY, 8.0, requests=requests)

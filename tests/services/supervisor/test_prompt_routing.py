@@ -128,6 +128,7 @@ def until(holds, within_s=60.0):
         time.sleep(0.1)
 
 
+@pytest.mark.needs("cpu")
 def test_what_begins_alike_goes_where_it_was_computed(model):
     for name in ("sea", "moon", "tree"):
         first, cached = model.ask(text(name))
@@ -141,6 +142,7 @@ def test_what_begins_alike_goes_where_it_was_computed(model):
     assert model.front["unrouted"] == 0
 
 
+@pytest.mark.needs("cpu")
 def test_sessions_stay_and_a_burst_loses_nothing(model):
     homes = model.homes("abcdef")
     found = model.burst([text(number, 200) for number in range(200)])
@@ -149,6 +151,8 @@ def test_sessions_stay_and_a_burst_loses_nothing(model):
     assert {name: model.ask("hello again", session=name)[0] for name in "abcdef"} == homes
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_a_slow_replica_is_steered_around(model):
     pids = model.pids()
     slow = min(pids)
@@ -179,6 +183,8 @@ def goes_past(model) -> bool:
     return True
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_requests_go_on_while_the_router_does_nothing(model):
     pid = model.proxy_pid()
     os.kill(pid, signal.SIGSTOP)
@@ -192,6 +198,8 @@ def test_requests_go_on_while_the_router_does_nothing(model):
     until(lambda: len({model.ask("is it back?", session="back")[0] for _ in range(8)}) == 1)
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_the_run_tells_all_unrouted_prompts_also_those_before_its_end(tmp_path):
     (tmp_path / "slowly.py").write_text(MODEL)
     model = Model(tmp_path, "--healthy", "1", "--replicas", "1", file="slowly.py")
@@ -221,6 +229,8 @@ def test_the_run_tells_all_unrouted_prompts_also_those_before_its_end(tmp_path):
     assert sum(map(int, re.findall(said, model.text))) == counted[-1] >= 2, model.text
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_the_sessions_of_a_killed_replica_move_and_nothing_else_is_lost(model):
     with ThreadPoolExecutor(
         8

@@ -11,7 +11,7 @@ from tests.serving.test_auth import FORM, OPEN, RIGHT, TOKEN, VERBS, WRONG
 from hooke.serving.replica import Replica
 from hooke.serving.service import service_of
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 MALFORMED = {"CONNECT", "get", "X-Y"}
 """Verbs that the front takes for no HTTP, whoever sends them."""
@@ -54,6 +54,7 @@ def changed(wrong):
     return {name: value for name, value in {**RIGHT, **headers}.items() if value is not None}, status
 
 
+@pytest.mark.long
 def test_nobody_gets_past_the_front_and_who_has_the_token_does(supervised, folder, routes):
     (folder / "token").write_text(TOKEN)
     (folder / "token").chmod(0o600)

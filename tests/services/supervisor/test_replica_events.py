@@ -152,6 +152,7 @@ class TestLoad:
         assert report.answered == 5
         assert (report.called, report.open_calls) == (0, 0)
 
+    @pytest.mark.needs("cpu")
     def test_each_call_is_and_a_stream_is_one(self):
         inference = {"inputs": [{"name": "rows", "datatype": "FP64", "shape": [1, 1], "data": [1.0]}]}
         for made_by, path, body, status in (
@@ -204,3 +205,23 @@ class TestLoad:
         assert decided(idle) is None
         busy = events.ReplicaReport(state=events.READY, in_flight=100, open_calls=100, called=1000)
         assert decided(busy).wanted > 1
+
+
+def test_a_window_that_comes_while_a_report_is_made_is_in_the_next_one():
+    from hooke.journal.service_events import BatchWindow
+
+    class Interrupted(list):
+        def clear(self):
+            if other.ident is None:
+                other.start()
+                other.join(0.1)  # it waits for the report, or adds its window meanwhile
+            super().clear()
+
+    reporter = ReplicaReporter(Replica(service_of(Rows)), "1")
+    reporter._windows = Interrupted()
+    other = threading.Thread(target=reporter.window, args=(BatchWindow(arrived=2),))
+    reporter.window(BatchWindow(arrived=1))
+    first = decode_from_child(reporter.message())
+    other.join()
+    later = decode_from_child(reporter.message())
+    assert [[each.arrived for each in update.windows] for update in (first, later)] == [[1], [2]]

@@ -17,7 +17,7 @@ from tests.services.supervisor.supervised import (
     post,
 )
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 KILLS = (
     ("bad", "on trial", "supervisor"),
@@ -53,6 +53,7 @@ class Times:
 """
 
 
+@pytest.mark.long
 def test_a_new_supervisor_of_another_file_rolls_that_out_also_where_paths_are_long(load, tmp_path):
     folder = tmp_path / ("x" * 100)
     folder.mkdir()
@@ -80,6 +81,7 @@ def test_a_new_supervisor_of_another_file_rolls_that_out_also_where_paths_are_lo
         end_all(folder)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(800)  # each model is registered by a script that imports MLflow
 def test_a_moved_alias_rolls_out_and_goes_back_where_the_new_model_does_not_come_up(
     supervised, load, folder, lay_tables
@@ -134,6 +136,7 @@ def test_a_moved_alias_rolls_out_and_goes_back_where_the_new_model_does_not_come
     assert statuses == ["began", "accepted", "done", "began", "back"], service.text
 
 
+@pytest.mark.long
 def test_an_edit_reaches_no_replica_of_a_service_that_runs(supervised, load, folder):
     (folder / "factors.py").write_text("MORE = 0\n")
     (folder / "delays.py").write_text(
@@ -193,13 +196,14 @@ def loaded(tmp_path_factory):
         end_all(folder)
 
 
+@pytest.mark.long
 def test_a_version_that_raises_goes_back_after_a_few_requests_and_stays_back(loaded, load):
     folder, started = loaded
     asking = load(started[-1])
     started.append(deployed(folder, started[-1], RAISES))
     back = started[-1].until(r"rolled back: delays.py:Delay .*")[0][0]
     assert "requests to it failed, and 0 of " in back
-    assert "most often predict raised KeyError (delays.py, line 16)" in back
+    assert "predict raised KeyError (delays.py, line 16)" in back
     started.append(deployed(folder, started[-1], RAISES))
     started[-1].until(r"delays.py:Delay .* was rolled back: .*; delays.py:Delay .* is served")
     assert started[-1].until_ready(2)["rolling_out"] is None
@@ -220,6 +224,7 @@ def test_a_slower_version_goes_back(loaded, load):
     assert asking.end()["failed"] == {}
 
 
+@pytest.mark.long
 def test_no_client_sees_a_version_that_gets_copies_only(loaded, load):
     folder, started = loaded
     asking = load(started[-1])
@@ -229,6 +234,7 @@ def test_no_client_sees_a_version_that_gets_copies_only(loaded, load):
     assert asking.end()["failed"] == {}
 
 
+@pytest.mark.long
 def test_a_person_chooses_the_version_by_a_header_and_accepts_it_in_spite_of_a_kill(loaded):
     folder, started = loaded
     new = SERVICE.replace("row * self.factor", "row * (self.factor + 1)")
@@ -254,6 +260,7 @@ def test_a_person_chooses_the_version_by_a_header_and_accepts_it_in_spite_of_a_k
     assert post(service, "/predict", {"rows": [1]}) == [3]
 
 
+@pytest.mark.long
 def test_a_kill_in_the_middle_of_a_roll_out_changes_neither_its_end_nor_an_answer(tmp_path):
     counts = soak(tmp_path, KILLS)
     assert (counts.lost, counts.stuck, counts.wrong) == ([], [], [])

@@ -14,7 +14,7 @@ from hooke.journal.service_events import ColdStart
 from hooke.project.folder import Project
 from hooke.services.service_report import read_service, service_facts, service_text
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(600)]
 
 IDLE = SERVICE.replace("max_batch=8", "max_batch=8, replicas=(0, 2)").replace(
     "import os, sys, time", "import os, sys, time\n"
@@ -56,6 +56,7 @@ def asked(service, results, body=(3,), timeout=LIMIT_S):
     return thread
 
 
+@pytest.mark.long
 def test_cycles_with_a_kill_of_each_process_in_each_state_lose_and_block_nothing(tmp_path):
     """`make soak-zero` runs 200 of them."""
     counts, late = soak(2 * len(BLOWS), 5, tmp_path)
@@ -68,6 +69,7 @@ def test_cycles_with_a_kill_of_each_process_in_each_state_lose_and_block_nothing
     assert len(late) == len(BLOWS)
 
 
+@pytest.mark.long
 def test_it_ends_its_last_replica_starts_the_first_and_says_so_everywhere(idle, folder):
     service = idle("--keep-alive", "1s")
     facts = until_idle(service)
@@ -96,6 +98,7 @@ def test_it_ends_its_last_replica_starts_the_first_and_says_so_everywhere(idle, 
     assert "1 cold start, the first answer after" in service_text(record, alive=False)
 
 
+@pytest.mark.long
 def test_the_key_of_a_client_starts_the_first_replica(idle, folder):
     (folder / "hooke.toml").write_text('[services.Delay.keys.shop]\nfile = "shop"\n')
     (folder / "shop").write_text("the-token-of-the-shop\n")
@@ -108,6 +111,7 @@ def test_the_key_of_a_client_starts_the_first_replica(idle, folder):
         assert json.loads(answer.read()) == [6]
 
 
+@pytest.mark.long
 def test_once_a_replica_is_published_no_request_passes_the_activator(idle):
     service = idle("--keep-alive", "60s", "--replicas", "0:1")
     service.until("1 of 1 replicas answer")
@@ -118,6 +122,7 @@ def test_once_a_replica_is_published_no_request_passes_the_activator(idle):
     assert (after["arrived"], after["held"]) == (before["arrived"], 0)
 
 
+@pytest.mark.long
 def test_a_start_that_takes_longer_than_its_clients_wait_goes_on_and_is_there_for_the_next(
     supervised, folder
 ):
@@ -149,6 +154,7 @@ def test_start_timeout_ends_a_replica_that_is_not_ready_in_time(supervised, fold
     service.until("it was not ready within 3 s")
 
 
+@pytest.mark.long
 def test_a_drain_at_zero_answers_what_is_held(idle):
     service = idle("--keep-alive", "1s")
     until_idle(service)
@@ -160,6 +166,7 @@ def test_a_drain_at_zero_answers_what_is_held(idle):
     assert results == [[6]]
 
 
+@pytest.mark.long
 def test_an_orphaned_proxy_refuses_at_once_and_ends(idle, folder):
     service = idle("--keep-alive", "1s", "--lease", "6")
     until_idle(service)
@@ -174,6 +181,7 @@ def test_an_orphaned_proxy_refuses_at_once_and_ends(idle, folder):
     assert gone(pids)
 
 
+@pytest.mark.long
 def test_a_supervisor_that_takes_over_at_zero_starts_a_replica_only_for_another_model_and_tries_it(idle):
     first = idle("--keep-alive", "1s", "--lease", "60")
     until_idle(first)
@@ -193,6 +201,7 @@ def test_a_supervisor_that_takes_over_at_zero_starts_a_replica_only_for_another_
     assert post(third, "/predict", {"rows": [3]}, {"x-hooke-version": "new"}) == [15]
 
 
+@pytest.mark.long
 def test_bounds_change_while_it_runs(idle, folder):
     service = idle("--keep-alive", "1s", "--replicas", "1:2")
     assert service.process.wait(LIMIT_S) == 2

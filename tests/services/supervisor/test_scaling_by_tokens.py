@@ -11,7 +11,7 @@ from tests.services.supervisor.supervised import Supervised, end_all, facts_of
 from tests.serving.openai import paged_model, stand_in_engine
 from tests.serving.openai.paged_model import END
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 MODEL = """
 
@@ -77,6 +77,8 @@ async def burst(service: Supervised, folder: Path) -> tuple[list[tuple[str, int,
     return answers, counts
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_long_answers_bring_replicas_that_their_number_alone_would_not(tmp_path):
     source = Path(paged_model.__file__).read_text()
     (tmp_path / "model.py").write_text(source + MODEL)
@@ -149,6 +151,8 @@ async def streams(service: Supervised, folder: Path) -> list[int]:
     return counts
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_an_engine_is_scaled_by_its_open_requests(tmp_path):
     command = [sys.executable, stand_in_engine.__file__, "--port", "{port}"]
     (tmp_path / "chat.py").write_text(ENGINE.format(command=command))

@@ -5,9 +5,12 @@
 
 from collections import Counter
 
+import pytest
 from tests.services.supervisor.simulated_zero import FAULTS, ZeroWorld
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_without_faults_each_request_is_answered_unless_there_is_no_room_or_no_time():
     world = ZeroWorld(1, faults=False).lived(300)
     assert set(world.outcomes) == {"answered", "no room", "late", "gone"}
@@ -16,6 +19,8 @@ def test_without_faults_each_request_is_answered_unless_there_is_no_room_or_no_t
     assert len(world.cold) > 150
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_a_kill_in_any_state_costs_what_was_in_flight_on_the_killed_one_and_no_more():
     worlds = [ZeroWorld(seed).lived(200) for seed in range(2)]
     done = sum((world.done for world in worlds), Counter())

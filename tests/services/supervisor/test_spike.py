@@ -16,7 +16,7 @@ from hooke.services.service_report import picture_of, save_service, service_text
 from hooke.services.service_runs import scalings
 from hooke.serving.stats_windows import merge_windows
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 PHASES = [Phase("before", 10.0, 5.0), Phase("spike", 100.0, 10.0), Phase("after", 10.0, 5.0)]
 
@@ -31,6 +31,7 @@ def spike(folder):
     return spiked(folder, PHASES, replicas="1:4")
 
 
+@pytest.mark.long
 def test_it_is_answered_with_more_replicas_which_are_given_up_after_it(spike):
     scaled = scalings(spike.record.replicas)
     before, during, _ = (each.journal for each in spike.seen)
@@ -87,6 +88,7 @@ def test_it_is_shown(spike, tmp_path):
     assert "<script" not in page
 
 
+@pytest.mark.long
 def test_anybody_sees_it_by_hooke_show(spike, folder):
     def show(*words):
         command = [sys.executable, "-m", "hooke", "show", *words]

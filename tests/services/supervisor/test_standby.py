@@ -12,7 +12,7 @@ from hooke.project.folder import Project
 from hooke.services.supervisor.children import STANDBY
 from hooke.services.supervisor.service_folder import ServiceFolder, is_alive
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(600)]
 
 PREPARED = SERVICE.replace("max_batch=8", "max_batch=8, replicas=(LEAST, 3), standby=True").replace(
     "from hooke import service", 'from hooke import service\nprint("imported by", os.getpid(), flush=True)'
@@ -52,6 +52,7 @@ def imported(service, pid):
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_the_next_replica_is_the_process_in_reserve_and_another_one_follows(prepared):
     service = prepared()
     (first,) = pids(service, 1)
@@ -67,6 +68,7 @@ def test_the_next_replica_is_the_process_in_reserve_and_another_one_follows(prep
     assert gone([first, spare, second])
 
 
+@pytest.mark.long
 def test_one_that_is_killed_is_missed_by_nobody(prepared):
     service = prepared()
     (first,) = pids(service, 1)
@@ -79,6 +81,7 @@ def test_one_that_is_killed_is_missed_by_nobody(prepared):
     assert in_reserve(service, other_than=spare)
 
 
+@pytest.mark.long
 def test_one_whose_log_cannot_be_renamed_is_ended_and_another_replica_starts(prepared):
     service = prepared()
     (first,) = pids(service, 1)
@@ -93,6 +96,7 @@ def test_one_whose_log_cannot_be_renamed_is_ended_and_another_replica_starts(pre
     assert in_reserve(service, other_than=spare)
 
 
+@pytest.mark.long
 def test_a_supervisor_that_takes_over_ends_that_of_the_one_before(prepared):
     service = prepared()
     (first,) = pids(service, 1)

@@ -21,9 +21,10 @@ from tests.services.supervisor.supervised import (
 
 from hooke.services.supervisor.service_folder import ServiceFolder
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(400)]
 
 
+@pytest.mark.long
 def test_killed_replicas_of_an_idempotent_service_cost_no_request(supervised, load):
     service = supervised("--replicas", "2")
     facts = service.until_ready(2)
@@ -40,6 +41,7 @@ def test_killed_replicas_of_an_idempotent_service_cost_no_request(supervised, lo
     assert "in place of replica 1" in service.text
 
 
+@pytest.mark.long
 def test_a_request_that_ends_its_replica_is_tried_once_more_and_not_by_all(supervised, folder):
     (folder / "deadly.py").write_text(
         SERVICE
@@ -58,6 +60,7 @@ def test_a_request_that_ends_its_replica_is_tried_once_more_and_not_by_all(super
     assert len(left & pids) == 1
 
 
+@pytest.mark.long
 def test_where_requests_may_not_be_sent_again_a_killed_replica_costs_those_that_it_had(
     supervised, load, folder
 ):
@@ -77,6 +80,7 @@ def test_where_requests_may_not_be_sent_again_a_killed_replica_costs_those_that_
     assert counted["right"] > 10
 
 
+@pytest.mark.long
 def test_a_replica_over_its_memory_is_replaced_without_a_failed_request(supervised, load):
     service = supervised("--replicas", "2", "--memory", "200MiB")
     service.until_ready(2)
@@ -127,6 +131,7 @@ def test_a_new_supervisor_goes_on_with_what_a_killed_one_left(supervised, load):
     assert second.end() == 0
 
 
+@pytest.mark.long
 def test_a_model_that_hangs_and_a_loop_that_is_blocked_are_found_though_the_process_lives(supervised, folder):
     (folder / "slow.py").write_text(SERVICE.replace('timeout="10s"', 'timeout="1s"'))
     service = supervised("--replicas", "2", file="slow.py")
@@ -141,6 +146,7 @@ def test_a_model_that_hangs_and_a_loop_that_is_blocked_are_found_though_the_proc
         service.until_ready(2)
 
 
+@pytest.mark.long
 def test_a_stopped_replica_is_replaced(supervised, folder):
     (folder / "slow.py").write_text(SERVICE.replace('timeout="10s"', 'timeout="1s"'))
     service = supervised("--replicas", "2", file="slow.py")
@@ -152,6 +158,7 @@ def test_a_stopped_replica_is_replaced(supervised, folder):
     assert gone([pid])
 
 
+@pytest.mark.long
 def test_what_a_stopped_replica_has_is_answered_by_others_in_time(supervised, folder):
     (folder / "brief.py").write_text(SERVICE.replace('timeout="10s"', 'timeout="9s"'))
     service = supervised("--replicas", "2", file="brief.py")
@@ -170,6 +177,7 @@ def test_what_a_stopped_replica_has_is_answered_by_others_in_time(supervised, fo
     assert "replica 1 gets nothing new: it sent no report for" in service.text
 
 
+@pytest.mark.long
 def test_a_drain_may_take_longer_than_the_lease(supervised, folder):
     """The proxy goes on to hear its supervisor, and to report to it, while it waits for the last answers."""
     service = supervised("--replicas", "1", "--lease", "3")
@@ -192,6 +200,7 @@ def test_a_drain_may_take_longer_than_the_lease(supervised, folder):
     assert "no supervisor renewed the lease" not in said
 
 
+@pytest.mark.long
 def test_envoy_dies_with_its_keeper_and_both_come_back_on_the_same_port(supervised):
     service = supervised("--replicas", "1")
     service.until_ready(1)
@@ -208,6 +217,7 @@ def test_envoy_dies_with_its_keeper_and_both_come_back_on_the_same_port(supervis
     assert post(service, "/predict", {"rows": [3]}) == [6]
 
 
+@pytest.mark.long
 def test_a_front_that_cannot_be_started_again_is_tried_until_it_can(supervised, folder):
     service = supervised("--replicas", "1")
     service.until_ready(1)
@@ -221,6 +231,7 @@ def test_a_front_that_cannot_be_started_again_is_tried_until_it_can(supervised, 
     assert service.end() == 0
 
 
+@pytest.mark.long
 def test_a_front_that_dies_while_it_drains_does_not_start_again_and_the_service_ends(supervised):
     service = supervised("--replicas", "1")
     envoy = service.until_ready(1)["front_pid"]

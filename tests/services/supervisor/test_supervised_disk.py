@@ -1,29 +1,21 @@
 """A disk that is full while a replica is to be replaced: what runs goes on, and is put right when there is room."""
 
-import subprocess
 import time
 
 import pytest
+from tests.fixtures.small_disk import mount_tmpfs
 from tests.services.supervisor.supervised import SERVICE, Load, Supervised, end_all, kill
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes", "root")
 
 
 @pytest.fixture
 def small(tmp_path):
     """A project on a tmpfs of 2 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2M", "tmpfs", str(folder)]
-    try:
-        if subprocess.run(mount, capture_output=True, check=False).returncode:
-            pytest.skip("a tmpfs can be mounted by root on Linux only")
-    except FileNotFoundError:
-        pytest.skip("there is no mount here")
-    (folder / "delays.py").write_text(SERVICE)
-    yield folder
-    end_all(folder)
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mount_tmpfs(tmp_path / "disk", "2M") as folder:
+        (folder / "delays.py").write_text(SERVICE)
+        yield folder
+        end_all(folder)
 
 
 def fill_up(file):

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from tests.services.supervisor.supervised import SERVICE, gone, kill, post
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 APART = (
     SERVICE.replace("idempotent=True", "idempotent=True, model='process'").replace("async def", "def")
@@ -29,6 +29,7 @@ def model_of(replica):
     return model.pid
 
 
+@pytest.mark.long
 def test_killed_models_of_an_idempotent_service_cost_no_request_and_no_replica(supervised, folder, load):
     (folder / "apart.py").write_text(APART)
     service = supervised("--replicas", "2", file="apart.py")
@@ -52,6 +53,7 @@ def test_killed_models_of_an_idempotent_service_cost_no_request_and_no_replica(s
     assert [each["event"] for each in shown["replicas"]].count("model_died") == 2
 
 
+@pytest.mark.long
 def test_memory_of_the_model_counts_and_nothing_is_left(supervised, folder):
     (folder / "apart.py").write_text(APART)
     service = supervised("--replicas", "1", "--memory", "300MiB", file="apart.py")
@@ -69,6 +71,7 @@ def test_memory_of_the_model_counts_and_nothing_is_left(supervised, folder):
     assert service.end() == 0
 
 
+@pytest.mark.long
 def test_a_request_that_kills_each_model_that_gets_it_is_tried_once_more_and_no_further(supervised, folder):
     (folder / "apart.py").write_text(APART + "\n    def dies(self) -> None:\n        os._exit(3)\n")
     service = supervised("--replicas", "3", file="apart.py")

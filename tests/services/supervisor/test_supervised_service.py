@@ -23,9 +23,10 @@ from tests.services.supervisor.supervised import (
 
 from hooke.processes.devices import cpus_here
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
+@pytest.mark.long
 def test_scaling_draining_and_ending_lose_nothing(supervised, load):
     service = supervised("--replicas", "2")
     service.until_ready(2)
@@ -47,6 +48,7 @@ def test_scaling_draining_and_ending_lose_nothing(supervised, load):
     assert "replica 1 gets nothing new: hooke serve drain" in service.text
 
 
+@pytest.mark.long
 def test_hooke_toml_sets_what_the_proxy_does(supervised, folder):
     (folder / "hooke.toml").write_text(
         '[services.Delay]\nrate_limit = 3\naccess_log = "logs/access.log"\nproxy_threads = 2\nretry_body = "1MiB"\n'
@@ -84,6 +86,7 @@ def test_values_that_no_proxy_can_have_are_refused_with_their_place(folder, line
     assert said in done.stderr
 
 
+@pytest.mark.long
 def test_ctrl_c_under_load_answers_what_was_asked(supervised, load):
     service = supervised("--replicas", "2")
     service.until_ready(2)
@@ -106,6 +109,7 @@ def test_what_is_printed_is_what_is_bound_and_only_on_loopback(supervised):
     assert mode & 0o777 == 0o700
 
 
+@pytest.mark.long
 def test_a_second_supervisor_is_refused_and_verbs_say_what_runs(supervised, folder):
     nothing = hooke(folder, "status")
     assert nothing.returncode == 2
@@ -127,6 +131,7 @@ def test_a_second_supervisor_is_refused_and_verbs_say_what_runs(supervised, fold
     assert service.process.wait(150) == 0
 
 
+@pytest.mark.long
 def test_a_service_that_cannot_be_set_up_says_why_and_ends(supervised):
     service = supervised("--replicas", "2", "--with", "factor=0")
     assert service.process.wait(120) == 1
@@ -148,6 +153,7 @@ def test_a_taken_port_is_said(folder):
     assert not list((folder / ".hooke" / "runs").glob("*"))  # nothing was begun
 
 
+@pytest.mark.long
 def test_a_terminal_that_is_closed_drains_and_nobody_need_read_what_is_said(supervised, folder, load):
     process = subprocess.Popen(
         [sys.executable, "-m", "hooke", "serve", "delays.py", "--port", "0", "--replicas", "1"],
@@ -180,6 +186,7 @@ def test_a_terminal_that_is_closed_drains_and_nobody_need_read_what_is_said(supe
         process.wait()
 
 
+@pytest.mark.long
 def test_what_ends_is_not_scaled(supervised, folder):
     service = supervised("--replicas", "1")
     service.until_ready(1)
@@ -200,6 +207,7 @@ def test_what_ends_is_not_scaled(supervised, folder):
     assert service.process.wait(150) == 0
 
 
+@pytest.mark.long
 def test_a_second_ctrl_c_cuts(supervised):
     service = supervised("--replicas", "1")
     service.until_ready(1)
@@ -242,6 +250,7 @@ class Slow:
 """
 
 
+@pytest.mark.long
 def test_one_that_still_starts_cannot_be_replaced(supervised, folder):
     (folder / "slow.py").write_text(SLOW)
     service = supervised("--replicas", "1", file="slow.py")
@@ -256,6 +265,7 @@ def test_one_that_still_starts_cannot_be_replaced(supervised, folder):
     assert service.end() == 0
 
 
+@pytest.mark.long
 def test_replicas_follow_the_load_up_and_down_and_say_why(supervised, load, folder):
     (folder / "busy.py").write_text(
         SERVICE.replace("max_batch=8, ", "").replace("time.sleep(0.002)", "time.sleep(0.1)")

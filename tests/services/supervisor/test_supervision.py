@@ -49,6 +49,7 @@ def told(world, kind):
     return [event for _, event in world.said if isinstance(event, kind)]
 
 
+@pytest.mark.needs("cpu")
 @histories
 def test_whatever_happens_it_comes_to_rest_with_as_many_as_are_wanted(seed):
     """The world checks at each step: no voluntary loss, the order of leaving, SIGKILL last."""
@@ -78,6 +79,7 @@ def test_the_front_is_late_to_say_that_it_sends_to_a_replica_which_is_to_leave_b
     World(seed, rules=replace(RULES, idempotent=bool(seed % 2), ready_s=6.0)).random_life(100)
 
 
+@pytest.mark.needs("cpu")
 @histories
 def test_where_nothing_fails_nothing_is_said_to_and_ready_replicas_never_become_fewer(seed):
     world = World(seed, calm=True)

@@ -45,6 +45,7 @@ def until(world, holds):
     raise AssertionError("it never came")
 
 
+@pytest.mark.needs("cpu")
 def test_a_good_version_gets_its_share_and_then_everything():
     world = world_of(wanted=4)
     until(world, lambda: world.order.new)
@@ -83,6 +84,7 @@ def test_a_version_that_went_back_gets_nothing_more_though_an_old_replica_is_mis
     assert world.order.names == ("2",)
 
 
+@pytest.mark.needs("cpu")
 def test_whatever_happens_a_version_that_fails_always_is_never_served():
     for seed in range(8):
         world = World(seed, rules=WITH_TRIALS)
@@ -91,6 +93,7 @@ def test_whatever_happens_a_version_that_fails_always_is_never_served():
         world.end()
 
 
+@pytest.mark.needs("cpu")
 def test_more_replicas_are_on_trial_as_the_share_grows_and_all_old_ones_stay():
     canary = CanaryRules(step_s=5.0, share=0.25, error_margin=-1.0)
     world, most = world_of(wanted=4, rules=dataclasses.replace(RULES, canary=canary)), 0

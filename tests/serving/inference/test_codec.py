@@ -47,6 +47,7 @@ def listed(value):
 class TestRoundTrip:
     """Any array, in and out."""
 
+    @pytest.mark.needs("cpu")
     @settings(max_examples=25, deadline=None)
     @given(st.lists(numbers() | objects(st.binary(max_size=6)), max_size=3))
     def test_binary(self, arrays):
@@ -299,6 +300,7 @@ class TestHostile:
         assert refused.status in (400, 422)
         assert msgspec.json.decode(refused.body(as_error=True))["error"]
 
+    @pytest.mark.needs("cpu")
     @settings(max_examples=60, deadline=None)
     @given(REQUESTS | ANYTHING, st.binary(max_size=24), st.integers(-2, 2) | st.none())
     def test_json_that_is_almost_a_request(self, request, behind, off):

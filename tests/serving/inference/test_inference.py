@@ -435,6 +435,7 @@ class TestBodies:
         small = infer(forms, "Forms.same", {"inputs": [tensor("x", [1], "INT8")]}, accept_encoding="gzip")
         assert outputs(small) == {"same": ("INT64", [1], [1])}
 
+    @pytest.mark.needs("cpu")
     def test_a_large_one_is_read_while_others_are_answered(self, delay):
         rows = np.arange(100_000.0).reshape(50_000, 2)
         body = msgspec.json.encode({"inputs": [tensor("rows", rows, "FP64")]})
@@ -447,6 +448,7 @@ class TestBodies:
             "input rows: its shape [50001, 2] has 100002 elements, but its data has 100000",
         )
 
+    @pytest.mark.needs("cpu")
     def test_what_is_wrong_with_them(self, forms):
         whole = gzip.compress(b'{"inputs": []}')
         for coding, body, status, said in [
@@ -474,6 +476,7 @@ class TestBodies:
             answer = infer(forms, "Forms.same", b"{}", inference_header_content_length=length)
             assert refused(answer) == (400, "Inference-Header-Content-Length is not a number of bytes")
 
+    @pytest.mark.needs("cpu")
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(request=REQUESTS | ANYTHING)
     def test_hostile_ones_are_the_callers_fault(self, forms, request):

@@ -4,16 +4,14 @@ import http.client
 import json
 import socket
 import subprocess
-import sysconfig
 import time
-import venv
 from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
 
 import joblib
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from benchmarks.environments import environment_python
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -22,11 +20,8 @@ from sklearn.pipeline import make_pipeline
 from hooke import service
 from hooke.testing import client
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("mlserver"), pytest.mark.long, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).parents[3]
-ENVIRONMENT = ROOT / ".venv-mlserver-sklearn"
-PACKAGES = ("mlserver==1.7.1", "mlserver-sklearn==1.7.1")
 CHANCE = np.random.default_rng(7)
 TABLE = CHANCE.normal(size=(200, 4))
 WORDS = ["late plane", "plane on time", "late again", "on time"]
@@ -46,27 +41,7 @@ class Model:
 @pytest.fixture(scope="module")
 def mlserver():
     """The command. It shares the libraries of this environment, so that both have the same scikit-learn."""
-    command = ENVIRONMENT / "bin" / "mlserver"
-    stamp = ENVIRONMENT / ".installed"
-    if not stamp.exists():
-        venv.create(ENVIRONMENT, with_pip=True, clear=True)
-        own = Path(sysconfig.get_path("purelib", vars={"base": str(ENVIRONMENT)}))
-        (own / "shared.pth").write_text(sysconfig.get_path("purelib"))
-        pip = [
-            ENVIRONMENT / "bin" / "python",
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-        ]
-        done = subprocess.run(
-            [*pip, "--no-warn-conflicts", *PACKAGES], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            pytest.skip(f"pip cannot install MLServer: {done.stderr.strip().splitlines()[-1]}")
-        stamp.touch()
-    return command
+    return environment_python("mlserver", "mlserver", "mlserver-sklearn").with_name("mlserver")
 
 
 def free_ports(count):

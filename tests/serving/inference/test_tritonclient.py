@@ -11,7 +11,7 @@ import tritonclient.http as triton
 from tests.services.test_serve import command
 from tritonclient.utils import InferenceServerException
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 SERVICES = Path(__file__).with_name("services.py")
 TOKEN = "a-token-of-the-tests"
@@ -198,6 +198,7 @@ def test_a_token_goes_by_its_headers_too(delay):
         delay.register_plugin(Token())
 
 
+@pytest.mark.long
 def test_through_envoy_to_two_replicas(tmp_path):
     with served("Forms", tmp_path, "--replicas", "2") as client:
         table = np.arange(4000.0).reshape(40, 100)

@@ -17,7 +17,7 @@ from hooke.serving.replica import READY, Replica
 from hooke.serving.service import service_of
 from hooke.testing import client
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,7 @@ def test_the_deadline_and_who_goes():
         raise AssertionError("it does not go on after that")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["/plain", "/stream", "/batch"])
 def test_every_kind_of_method_is_told_who_asks(path):
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

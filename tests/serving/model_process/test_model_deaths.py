@@ -21,7 +21,7 @@ from hooke.serving.service import service_of
 from hooke.testing import client
 from hooke.testing.service_client import ServiceClient
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 @pytest.fixture
@@ -63,6 +63,7 @@ def test_garbage_collection_leaves_out_what_was_there_when_it_was_set_up(serving
 class TestDeaths:
     """The requests that it was at are told; all others have their answers."""
 
+    @pytest.mark.long
     @pytest.mark.parametrize(("kind", "status"), [(Once, 500), (Again, 503)])
     def test_kill_9_in_the_middle_of_a_batch(self, serving, tmp_path, caplog, kind, status):
         one = serving(kind)
@@ -95,6 +96,7 @@ class TestDeaths:
         (record,) = [each for each in caplog.records if "it restarts in" in each.getMessage()]
         assert record.request_id == answer.headers["x-request-id"]
 
+    @pytest.mark.long
     def test_a_guilty_batch_is_not_run_again(self, serving, tmp_path):
         one = serving(Again)
         with ThreadPoolExecutor(4) as threads:
@@ -111,6 +113,7 @@ class TestDeaths:
         assert "nine came" in one.told[0].log_tail
         assert rows(one, 1).json() == [2]
 
+    @pytest.mark.long
     def test_a_crash_shows_its_lines(self, serving, caplog):
         one = serving(Once)
         answer = one.post("/segfault", {})
@@ -121,6 +124,7 @@ class TestDeaths:
         answer = one.post("/leaves", {})
         assert (answer.status, "exit code 3" in answer.json()["detail"]) == (500, True)
 
+    @pytest.mark.long
     def test_memory_that_it_took_is_named(self, serving):
         one = serving(Once)
         assert one.replica.memory_bytes() > psutil.Process().memory_info().rss / 10
@@ -129,6 +133,7 @@ class TestDeaths:
         one.post("/eats", {"mb": mb})
         assert one.told[0].peak_bytes > mb << 20
 
+    @pytest.mark.long
     def test_while_it_is_away_it_is_not_ready_and_says_so(self, serving, tmp_path, caplog):
         one = serving(Once)
         (tmp_path / "unset").touch()
@@ -149,6 +154,7 @@ class TestDeaths:
         back(one)
         assert one.post("/pid", {}).status == 200
 
+    @pytest.mark.long
     def test_a_stream_ends_with_its_process(self, serving, tmp_path):
         one = serving(Once)
         pid = one.post("/pid", {}).json()
@@ -177,6 +183,7 @@ class TestDeaths:
         assert one.post("/forks", {}).json() > 0
         assert [one.post("/echo", {"x": x}).json() for x in "abc"] == ["a", "b", "c"]
 
+    @pytest.mark.long
     def test_one_that_closed_its_socket_is_ended(self, serving):
         one = serving(Once)
         assert one.post("/closes", {}).status == 500
@@ -212,6 +219,7 @@ class TestLock:
             assert set(answers) == {200}
             assert asked.result().json() == 2.0
 
+    @pytest.mark.long
     def test_the_deadline_is_kept_and_a_hang_is_ended(self, serving, tmp_path):
         one = serving(Brief)
         answer = one.post("/holds", {"s": 600.0})
@@ -263,6 +271,7 @@ class TestEnds:
 class TestStart:
     """What keeps it from starting is said."""
 
+    @pytest.mark.long
     def test_setup_that_raises_or_dies(self, tmp_path):
         (tmp_path / "unset").touch()
         with (

@@ -10,7 +10,7 @@ from tests.services.supervisor.supervised import gone
 from hooke.serving.model_process.model_client import RunningModel
 from hooke.serving.model_process.wire import INLINE
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 
 def test_the_end_does_not_wait_for_one_that_takes_nothing():

@@ -43,6 +43,7 @@ def test_memory_that_was_let_go_is_not_written_by_a_thread_that_comes_late(tmp_p
         assert other.read() == b""
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=40, deadline=None)
 @given(messages=st.lists(pair, min_size=1, max_size=4), cut=st.integers(1, 5000))
 def test_messages_come_out_whole_and_in_order(messages, cut):
@@ -84,6 +85,7 @@ def test_a_large_one_does_not_go_through_the_socket_and_is_kept_when_the_next_is
     assert text == "x" * (2 * INLINE)
 
 
+@pytest.mark.needs("cpu")
 def test_the_pages_of_a_very_large_one_are_given_back(ends):
     a, b = ends
     fd = a._outgoing._fd

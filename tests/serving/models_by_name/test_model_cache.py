@@ -113,7 +113,7 @@ class Played(RuleBasedStateMachine):
                 assert kept + needs > BUDGET
 
 
-TestPlayed = Played.TestCase
+TestPlayed = pytest.mark.needs("cpu")(Played.TestCase)
 TestPlayed.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
 
 

@@ -214,6 +214,7 @@ def test_more_lines_than_the_disk_takes_are_counted_and_nobody_waits(tmp_path):
     os.close(reader)
 
 
+@pytest.mark.needs("cpu")
 def test_many_processes_share_a_file_and_each_line_is_whole(tmp_path):
     path = tmp_path / "log"
     program = f"""

@@ -20,7 +20,7 @@ from tests.serving.observing.collector import Collector
 from hooke.base.errors import UsageError
 from hooke.serving.observing.tracing import TraceSettings, start_tracing
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.needs("processes")
 
 SERVER, INTERNAL = 2, 1
 ERROR = 2
@@ -100,6 +100,7 @@ def trace():
     return secrets.token_hex(16)
 
 
+@pytest.mark.needs("cpu")
 def test_a_requests_spans_continue_the_clients_trace(traced, collector, trace):
     status, (seen,) = traced.ask("/predict", {"rows": [1]}, trace=trace, **{"x-request-id": "mine"})
     assert status == 200
@@ -201,6 +202,7 @@ def test_a_request_that_is_refused_and_one_without_a_trace_have_a_span(traced, c
         time.sleep(0.02)
 
 
+@pytest.mark.needs("cpu")
 def test_an_async_method_sees_the_requests_span(tmp_path, collector, trace):
     with serving(tmp_path, "AsyncTraced", collector.endpoint, "--trace") as served:
         _, seen = served.ask("/look", {}, trace=trace)
@@ -209,6 +211,8 @@ def test_an_async_method_sees_the_requests_span(tmp_path, collector, trace):
     assert spans["own"]["resource"]["service.name"] == "AsyncTraced"
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_a_process_of_the_model_continues_the_trace_and_only_sampled_requests_are_sent(
     tmp_path, collector, trace
 ):
@@ -234,6 +238,7 @@ def test_a_process_of_the_model_continues_the_trace_and_only_sampled_requests_ar
     assert len([one for one in of_this if one["name"] == "process count"]) == 3
 
 
+@pytest.mark.needs("cpu")
 def test_without_a_collector_requests_go_on_and_one_sentence_says_so(tmp_path):
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: each connection is refused

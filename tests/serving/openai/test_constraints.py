@@ -3,13 +3,11 @@
 import json
 from collections.abc import Sequence
 
-import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serving.openai.scripted_model import END, TOKEN_BYTES, any_logits
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from hooke import UsageError
 from hooke.serving.openai.constraints import TokenConstraints, constraining_grammar, read_format
@@ -106,12 +104,15 @@ CASES = (SCHEMAS, st.integers(0, 999), st.sampled_from([0.0, 1.0, 2.0]))
 
 def check(schema: dict, seed: int, temperature: float, **model) -> int:
     """The answer follows the schema; returns the number of its tokens."""
+    import jsonschema
+
     text, size, ended = answer(schema, seed, temperature, **model)
     assert ended, text
     jsonschema.validate(json.loads(text), schema, format_checker=jsonschema.FormatChecker())
     return size
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=60, deadline=None)
 @given(*CASES)
 def test_whatever_the_model_likes_its_answer_follows_the_schema(schema, seed, temperature):
@@ -121,6 +122,8 @@ def test_whatever_the_model_likes_its_answer_follows_the_schema(schema, seed, te
 @pytest.fixture(scope="module")
 def merged() -> dict:
     """Tokens of a byte-level BPE as Transformers has them; their bytes as the docs say it."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
     letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -135,13 +138,17 @@ def merged() -> dict:
     return {"texts": texts, "constraints": TokenConstraints(texts, {END})}
 
 
+@pytest.mark.needs("cpu")
 @settings(max_examples=20, deadline=None)
 @given(*CASES)
 def test_so_it_is_with_tokens_of_a_bpe(merged, schema, seed, temperature):
     check(schema, seed, temperature, **merged)
 
 
+@pytest.mark.needs("cpu")
 def test_schemas_that_refer_to_themselves_are_followed():
+    import jsonschema
+
     ends = 0
     for seed in range(12):
         text, _, ended = answer(TREE, seed, 1.0, most=400)

@@ -102,6 +102,7 @@ def test_an_answer_without_a_length_is_whole_only_if_its_connection_ends_well(en
     assert status in (0, 502)
 
 
+@pytest.mark.needs("cpu")
 def test_a_client_that_goes_ends_the_call_and_one_that_reads_slowly_stops_the_engine(engine):
     left = json.loads(get(engine, "/v1/echo"))["left"]
     request = b'{"model": "m", "messages": [], "stream": true, "max_tokens": 20000000}'
@@ -183,6 +184,7 @@ def spent(made, path, asked):
     return status, before - left()
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("path", "asked", "status", "expected"),
     [
@@ -214,6 +216,7 @@ def test_a_key_without_tokens_waits(limited):
     assert ask(limited, "/v1/chat/completions", body)[0] == 200, "other keys do not"
 
 
+@pytest.mark.needs("cpu")
 def test_a_client_that_leaves_pays_for_what_came(limited):
     key = limited.replica.key_rates
     key.move_tokens(0, -120.0, time.monotonic())
@@ -229,6 +232,7 @@ def test_a_client_that_leaves_pays_for_what_came(limited):
     assert 0 < key.tokens_ahead_s(0, time.monotonic()) < 40
 
 
+@pytest.mark.needs("cpu")
 def test_nothing_is_silent_for_longer_than_the_timeout():
     with served(from_command("silent", ENGINE, timeout="0.3s", most_requests=1)) as made:
         status, _, body = ask(made, "/v1/silence")
@@ -237,6 +241,7 @@ def test_nothing_is_silent_for_longer_than_the_timeout():
         until(lambda: connections(made) == 0)
 
 
+@pytest.mark.needs("cpu")
 def test_an_engine_with_enough_refuses_more():
     with served(from_command("full", ENGINE, timeout="60s", most_requests=1)) as made:
         waiting = threading.Thread(target=ask, args=(made, "/v1/silence"))
@@ -250,6 +255,7 @@ def test_an_engine_with_enough_refuses_more():
         until(lambda: made.replica.failure is not None)
 
 
+@pytest.mark.needs("cpu")
 def test_while_it_starts_requests_wait_and_a_start_that_takes_too_long_is_ended(tmp_path):
     slow = from_command(
         "slow", [*ENGINE, "--starts-after", "60", "--child", str(tmp_path / "pids")], start_timeout="5s"
@@ -281,6 +287,7 @@ def _ended(file):
     return True
 
 
+@pytest.mark.needs("cpu")
 def test_an_engine_that_dies_says_why_and_leaves_nothing(tmp_path):
     with served(
         from_command("dying", [*ENGINE, "--child", str(tmp_path / "pids")], timeout="60s", idempotent=False)
@@ -296,6 +303,7 @@ def test_an_engine_that_dies_says_why_and_leaves_nothing(tmp_path):
         assert _ended(tmp_path / "pids"), "also what has left its session"
 
 
+@pytest.mark.needs("cpu")
 def test_another_replica_may_have_what_a_dead_engine_did_not_answer():
     with served(from_command("again", ENGINE, timeout="60s")) as made:
         status, headers, body = ask(made, "/v1/die")
@@ -306,6 +314,7 @@ def test_another_replica_may_have_what_a_dead_engine_did_not_answer():
         assert (status, headers[RETRY_HEADER]) == (503, UNTOUCHED)
 
 
+@pytest.mark.needs("cpu")
 def test_another_replica_may_have_what_was_not_sent_also_of_a_service_that_is_not_idempotent(monkeypatch):
     monkeypatch.setattr(engine_client, "IDLE_S", 0.0)  # no connection is used twice
     with served(from_command("unreached", ENGINE, timeout="60s", idempotent=False)) as made:
@@ -314,6 +323,7 @@ def test_another_replica_may_have_what_was_not_sent_also_of_a_service_that_is_no
         assert (status, headers[RETRY_HEADER]) == (503, UNTOUCHED)
 
 
+@pytest.mark.needs("cpu")
 def test_a_stream_that_the_engine_breaks_off_ends_with_an_error(tmp_path):
     with served(from_command("breaking", ENGINE, timeout="60s")) as made, made.client() as client:
         stream = client.chat.completions.create(
@@ -323,6 +333,7 @@ def test_a_stream_that_the_engine_breaks_off_ends_with_an_error(tmp_path):
             list(stream)
 
 
+@pytest.mark.needs("cpu")
 def test_a_unix_socket_needs_no_port():
     command = [*ENGINE[:2], "--uds", "{socket}"]
     with served(from_command("by_socket", command)) as made:
@@ -332,6 +343,7 @@ def test_a_unix_socket_needs_no_port():
     assert not folder.exists()
 
 
+@pytest.mark.needs("cpu")
 def test_another_process_on_the_port_is_not_taken_for_the_engine():
     """The command does not listen on its port, and another process does."""
     with subprocess.Popen([*ENGINE[:2], "--port", "0"]) as other:
@@ -378,6 +390,7 @@ def test_a_program_that_is_not_there_is_named():
         pass
 
 
+@pytest.mark.needs("cpu")
 def test_it_ends_with_the_process_that_serves(tmp_path):
     """`hooke serve` in one process, killed: the engine, and a process of its own session, end."""
     (tmp_path / "hooke.toml").touch()
@@ -404,6 +417,7 @@ def test_it_ends_with_the_process_that_serves(tmp_path):
         process.wait()
 
 
+@pytest.mark.needs("cpu")
 def test_a_process_whose_engine_dies_ends_and_says_why(tmp_path):
     (tmp_path / "hooke.toml").touch()
     command = [*ENGINE, "--child", str(tmp_path / "pids")]
@@ -423,6 +437,7 @@ def test_a_process_whose_engine_dies_ends_and_says_why(tmp_path):
     assert "the engine of chat ended: it was killed by SIGTERM" in "".join(lines)
 
 
+@pytest.mark.needs("cpu")
 def test_one_command_gets_as_many_gpus_as_it_says_and_no_other_has_them(tmp_path):
     chat = from_command("chat", [*ENGINE, "--child", str(tmp_path / "pids")], gpus=2, replicas=2)
     shares = Shares(service_of(chat), 2, devices=Devices(("0", "1", "2", "3")))
@@ -439,6 +454,7 @@ def test_one_command_gets_as_many_gpus_as_it_says_and_no_other_has_them(tmp_path
         patch.undo()
 
 
+@pytest.mark.needs("cpu")
 def test_an_engine_that_hangs_is_noticed_though_nobody_asks_it(monkeypatch):
     monkeypatch.setattr(engine_process, "WATCH_S", 0.05)
     monkeypatch.setattr(engine_process, "ASK_S", 0.5)
@@ -467,6 +483,7 @@ def test_an_engine_that_hangs_is_noticed_though_nobody_asks_it(monkeypatch):
         assert "hangs" in made.replica.failure.what, "the first reason stays"
 
 
+@pytest.mark.needs("cpu")
 def test_an_engine_that_sends_tokens_does_not_hang_whatever_its_readiness_says(monkeypatch):
     monkeypatch.setattr(engine_process, "WATCH_S", 0.1)
     monkeypatch.setattr(engine_process, "MOST_MISSED", 1000)
@@ -499,6 +516,7 @@ def test_an_asgi_server_is_told_that_it_cannot_run_a_command():
     assert "hooke serve" in sent[0]["message"]
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("name", "command", "options", "said"),
     [
@@ -522,6 +540,7 @@ def test_what_cannot_be_a_command_is_refused(name, command, options, said):
     assert refused.value.fix
 
 
+@pytest.mark.needs("cpu")
 def test_braces_of_json_stay():
     chat = from_command("chat", """vllm serve m --port {port} --lora-modules '{"name": "a", "path": "b"}'""")
     assert service_of(chat).command.words[-1] == '{"name": "a", "path": "b"}'

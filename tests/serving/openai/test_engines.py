@@ -24,7 +24,7 @@ from hooke import from_command
 from hooke.services.shares import apply_share
 from hooke.serving.service import service_of
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.timeout(600)]
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "language_model_engine.py"
 TRANSFORMERS = str(Path(sys.executable).with_name("transformers"))
@@ -60,6 +60,7 @@ def engine(llama):
             yield made
 
 
+@pytest.mark.long
 def test_transformers_serve_behind_the_front(engine, llama):
     """One engine for all of it, since its start is what takes time; the last check ends it."""
     model = str(llama)
@@ -78,11 +79,8 @@ def test_transformers_serve_behind_the_front(engine, llama):
         dies(engine, client, model, kill=psutil.Process.kill)
 
 
-@pytest.mark.gpu
+@pytest.mark.needs("gpu")
 def test_an_engine_computes_on_the_gpu_that_it_gets(llama):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    if not torch.cuda.is_available():
-        pytest.skip(f"no GPU is to be had here (PyTorch {torch.__version__})")
     words = [*command_of(llama), "--device", "cuda:0"]
     chat = from_command("chat", words, environment={"HF_HUB_OFFLINE": "1"}, metrics=None, gpus=1)
     apply_share(service_of(chat))
@@ -93,6 +91,7 @@ def test_an_engine_computes_on_the_gpu_that_it_gets(llama):
         assert str(engine) in subprocess.run(asked, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.long
 def test_a_roll_out_loses_no_stream_and_nothing_outlives_a_killed_replica(llama, tmp_path):
     """By `hooke serve`, with its proxy: a new supervisor rolls another command out while an answer is streamed."""
     (tmp_path / "hooke.toml").touch()

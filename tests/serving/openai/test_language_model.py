@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
-import torch
 from tests.serving.openai.conftest import Served, served
-from tests.support.campaigns import campaign
+from tests.support.sizes import choose_size
 
-CAMPAIGN = campaign(__name__)
+PROMPTS = choose_size(sample=20, full=60, soak=1_000)
 EXAMPLE = Path(__file__).parents[3] / "examples" / "language_model.py"
 
 
@@ -32,6 +31,8 @@ def zen(example):
 
 def alone(example, model, prompt: str, most: int) -> str:
     """The model's own answer: all tokens computed anew for each."""
+    import torch
+
     tokens = list(prompt.encode())
     with torch.inference_mode():
         while len(tokens) < len(prompt) + most:
@@ -43,6 +44,8 @@ def alone(example, model, prompt: str, most: int) -> str:
     return bytes(tokens[len(prompt) :]).decode(errors="replace")
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_it_knows_the_zen(zen):
     with zen.client() as client:
         answer = client.chat.completions.create(
@@ -51,11 +54,12 @@ def test_it_knows_the_zen(zen):
     assert answer.choices[0].message.content == " than ugly."
 
 
-@pytest.mark.campaign
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_what_is_served_is_what_the_model_says(example, zen):
     """In float64, so that no batch of another shape makes another token the likeliest. Every other answer is a stream."""
     draw = random.Random(2)
-    count = CAMPAIGN.size
+    count = PROMPTS
     prompts = [example.ZEN[at : at + draw.randint(1, 60)] for at in draw.choices(range(700), k=count)]
 
     async def ask(client: openai.AsyncOpenAI, number: int, prompt: str) -> str:
@@ -77,10 +81,8 @@ def test_what_is_served_is_what_the_model_says(example, zen):
     assert steps < tokens / 4, "they ran together"
 
 
-@pytest.mark.gpu
+@pytest.mark.needs("gpu")
 def test_on_a_gpu_it_says_the_same(example, zen):
-    if not torch.cuda.is_available():
-        pytest.skip(f"no GPU is to be had here (PyTorch {torch.__version__})")
     assert zen.model.device.type == "cuda"
     with zen.client() as client:
         answer = client.completions.create(model="Zen", prompt="Simple is", temperature=0, max_tokens=30)

@@ -2,7 +2,6 @@
 
 import json
 
-import jsonschema
 import openai
 import pytest
 from pydantic import BaseModel
@@ -26,6 +25,7 @@ def ask(client, said, **more):
     return client.responses.create(model="Scripted", input=said, **({"temperature": 0} | more))
 
 
+@pytest.mark.needs("cpu")
 def test_text(scripted, client):
     answer = ask(client, "say:Hello, ä.", instructions="Be short.", metadata={"a": "b"}, max_output_tokens=99)
     assert (answer.output_text, answer.status, answer.error) == ("Hello, ä.", "completed", None)
@@ -47,6 +47,7 @@ def test_text(scripted, client):
     assert ask(client, "say:").output_text == ""
 
 
+@pytest.mark.needs("cpu")
 def test_a_conversation(scripted, client):
     first = ask(client, f"say:I look. {BERLIN}", tools=TOOLS)
     message, call = first.output
@@ -68,6 +69,7 @@ def test_a_conversation(scripted, client):
     assert tools[0]["function"]["parameters"] == WEATHER
 
 
+@pytest.mark.needs("cpu")
 def test_a_stream_has_typed_events_in_order(client):
     events = list(ask(client, f"say:Hi! {BERLIN}", tools=TOOLS, stream=True))
     assert [each.sequence_number for each in events] == list(range(len(events)))
@@ -101,6 +103,7 @@ class City(BaseModel):
     people: int
 
 
+@pytest.mark.needs("cpu")
 def test_the_helpers_of_the_client(client):
     asked = {"model": "Scripted", "input": 'say:{"name": "Rome", "people": 3}', "temperature": 0}
     parsed = client.responses.parse(text_format=City, **asked)
@@ -118,7 +121,10 @@ def test_the_helpers_of_the_client(client):
     assert json.loads(called.output[0].arguments) == {"name": "x", "people": 1}
 
 
+@pytest.mark.needs("cpu")
 def test_schemas_and_forced_calls(client):
+    import jsonschema
+
     form = {"format": {"type": "json_schema", "name": "w", "schema": WEATHER, "strict": True}}
     answer = ask(client, 'say:{"city": "Rome"} and more', text=form)
     assert (answer.output_text, answer.text.format.type) == ('{"city": "Rome"}', "json_schema")
@@ -128,6 +134,7 @@ def test_schemas_and_forced_calls(client):
         jsonschema.validate(json.loads(forced.output[0].arguments), WEATHER)
 
 
+@pytest.mark.needs("cpu")
 def test_log_probabilities(client):
     events = list(
         ask(client, "say:abc", include=["message.output_text.logprobs"], top_logprobs=2, stream=True)
@@ -138,6 +145,7 @@ def test_log_probabilities(client):
     assert [each.token for each in events[-1].response.output[0].content[0].logprobs] == ["a", "b", "c"]
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("most", [None, 2])
 def test_log_probabilities_of_parts_of_a_letter_come_with_it(client, most):
     asked = {"include": ["message.output_text.logprobs"], "stream": True, "max_output_tokens": most}
@@ -149,6 +157,7 @@ def test_log_probabilities_of_parts_of_a_letter_come_with_it(client, most):
     assert part.text == ("aäb" if most is None else "a\ufffd")
 
 
+@pytest.mark.needs("cpu")
 def test_tokens_that_are_a_call_have_no_log_probabilities(client):
     asked = {"include": ["message.output_text.logprobs"], "stream": True, "tools": TOOLS}
     events = list(ask(client, f"say:so {said_call('weather', city='Ulm')}", **asked))
@@ -157,6 +166,7 @@ def test_tokens_that_are_a_call_have_no_log_probabilities(client):
     assert len(message.content[0].logprobs) <= len("so ")
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("asked", "field"),
     [

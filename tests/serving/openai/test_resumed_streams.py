@@ -119,6 +119,8 @@ WITH_USAGE = {"stream_options": {"include_usage": True}}
 STOP = greedy(chat_tokens(MESSAGES), 24)[0][9:12]
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("path", "asked", "every"),
     [
@@ -136,6 +138,7 @@ def test_it_goes_on_as_it_would_have(paged_pair, path, asked, every):
     check(paged_pair, path, asked, every=every)
 
 
+@pytest.mark.needs("cpu")
 def test_the_token_that_ends_an_answer_is_marked_and_nothing_is_computed_behind_it(paged_pair):
     one, other = paged_pair
     asked = TEXT | {"prompt": "It ends", "temperature": 0, "logit_bias": {str(END): 2}, "max_tokens": 300}
@@ -148,6 +151,7 @@ def test_the_token_that_ends_an_answer_is_marked_and_nothing_is_computed_behind_
     assert b'"completion_tokens":%d,' % (len(tokens) - 1) in rest
 
 
+@pytest.mark.needs("cpu")
 def test_it_may_be_cut_twice(paged_pair):
     one, other = paged_pair
     asked = CHAT | SEEDED | WITH_USAGE
@@ -170,6 +174,8 @@ def answer(text: str, **more):
     return SAID | {"input": f"say:{text}"} | more
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("path", "asked", "every"),
     [
@@ -208,6 +214,7 @@ def test_tools_schemas_letters_and_responses(scripted_pair, path, asked, every):
     assert b"DONE" in whole or b"response.completed" in whole or b"response.incomplete" in whole
 
 
+@pytest.mark.needs("cpu")
 def test_calls_of_one_request_have_ids_of_their_own(scripted_pair):
     asked = say(f"{BERLIN}{BERLIN}", tools=TOOLS, n=2)
     groups, *_ = first(scripted_pair[0], "chat/completions", asked)
@@ -217,6 +224,7 @@ def test_calls_of_one_request_have_ids_of_their_own(scripted_pair):
 # --- What does not go on.
 
 
+@pytest.mark.needs("cpu")
 def test_another_version_does_not_go_on_with_it(paged_pair):
     asked = CHAT | {"temperature": 0}
     _, tokens, _, told = first(paged_pair[0], "chat/completions", asked)
@@ -236,6 +244,7 @@ def test_log_probabilities_of_a_response_are_known_to_its_first_replica_only(scr
     assert go_on(scripted_pair[0], "responses", asked, told, [(0, 111)]).status_code == 400
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("asked", "tokens", "said"),
     [
@@ -283,6 +292,7 @@ def test_what_is_no_resumed_stream_is_refused(paged_pair, size, behind):
 # --- What it counts for.
 
 
+@pytest.mark.needs("cpu")
 def test_it_is_paid_for_and_has_no_time_to_its_first_token(paged_pair):
     one, other = paged_pair
     engine, asked = engine_of(other), TEXT | SEEDED
@@ -300,6 +310,7 @@ def test_it_is_paid_for_and_has_no_time_to_its_first_token(paged_pair):
     assert after["vllm:generation_tokens"][0] - before["vllm:generation_tokens"][0] == given
 
 
+@pytest.mark.needs("cpu")
 def test_it_is_not_refused_for_coming_late(paged_pair):
     asked, hurry = TEXT | SEEDED, {"x-hooke-timeout": "1ms"}
     groups, tokens, rest, told = first(paged_pair[0], "completions", asked)
@@ -341,6 +352,7 @@ def read_until_cut(it, asked, end) -> tuple[bytes, str, bool]:
         return data, got.headers[RESUMABLE_HEADER], cut
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("how", ["engine", "server"])
 def test_a_replica_that_ends_cuts_the_stream_and_another_goes_on(paged_pair, how):
     asked = TEXT | SEEDED | {"max_tokens": 390}

@@ -19,6 +19,7 @@ def test_shares_are_those_of_the_softmax():
     assert np.abs(counts / 4000 - [0.5, 0.3, 0.2]).max() < 0.03
 
 
+@pytest.mark.needs("cpu")
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=30), st.floats(0.01, 0.99), st.integers(0, 99))
 def test_only_the_likeliest_of_top_p_come(logits, top_p, seed):
     shares = np.exp(np.asarray(logits) - max(logits))

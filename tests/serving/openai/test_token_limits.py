@@ -57,6 +57,7 @@ def free_pages(it):
 # --- Tokens a minute.
 
 
+@pytest.mark.needs("cpu")
 def test_a_key_has_so_many_tokens_a_minute_and_gets_back_what_it_did_not_use(limited):
     client = limited.client(SHOP.token)
     raw = client.completions.with_raw_response
@@ -278,6 +279,8 @@ def test_a_client_that_leaves_frees_its_place_and_its_pages(limited):
     assert free_pages(limited) == free
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_a_client_that_does_not_read_holds_nobody_up_and_is_cut(limited):
     engine, refused = engine_of(limited), limited.replica.refused
     before = refused["stalled reader"]
@@ -418,6 +421,7 @@ def flood(it, count, **headers):
     return outcomes
 
 
+@pytest.mark.needs("cpu")
 def test_what_would_have_its_first_token_too_late_is_refused_at_once_and_counted(slow):
     windows = slow.replica.dispatch.windows
     refused, began = windows.refused, time.monotonic()
@@ -431,6 +435,7 @@ def test_what_would_have_its_first_token_too_late_is_refused_at_once_and_counted
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.needs("cpu")
 def test_a_clients_own_deadline_counts_where_it_is_shorter(slow):
     outcomes = flood(slow, 6, **{"x-hooke-timeout": "1ms"})
     refused = [error for status, error in outcomes if status in {429, 504}]

@@ -112,6 +112,7 @@ def test_our_own_engine_gives_them_out(paged, client):
     assert 'model_name="Paged"' in get(paged, "/-/metrics")
 
 
+@pytest.mark.needs("cpu")
 def test_tokens_a_second_and_times_are_those_of_the_last_minute():
     meter, lately = TokenMeter("m"), RecentCounts()
     for second in range(200):

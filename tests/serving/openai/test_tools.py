@@ -2,7 +2,6 @@
 
 import json
 
-import jsonschema
 import openai
 import pytest
 from hypothesis import given
@@ -43,6 +42,7 @@ def calls_of(message) -> list[tuple[str, dict]]:
     return [(each.function.name, json.loads(each.function.arguments)) for each in message.tool_calls or ()]
 
 
+@pytest.mark.needs("cpu")
 def test_a_call_is_said_and_its_result_told_back(scripted, client):
     first = ask(client, f"I look.\n{BERLIN}", tools=TOOLS).choices[0]
     assert (first.message.content, first.finish_reason) == ("I look.", "tool_calls")
@@ -67,6 +67,7 @@ def test_a_call_is_said_and_its_result_told_back(scripted, client):
     assert told[0]["content"] == "I look."
 
 
+@pytest.mark.needs("cpu")
 def test_several_calls_and_one(client):
     say = f"{BERLIN}\n{said_call('now')}"
     both = ask(client, say, tools=TOOLS).choices[0]
@@ -80,6 +81,7 @@ def test_several_calls_and_one(client):
     assert (none.message.content, none.message.tool_calls) == (say, None)
 
 
+@pytest.mark.needs("cpu")
 def test_a_stream_of_text_and_calls(client):
     events = ask(client, f"I look.\n{BERLIN}\n{said_call('now')}", tools=TOOLS, stream=True)
     text, calls, reasons = "", [], []
@@ -117,6 +119,7 @@ def test_what_is_not_a_call_is_text(client):
     assert (cut.message.tool_calls, cut.finish_reason) == (None, "length")
 
 
+@pytest.mark.needs("cpu")
 @given(
     st.lists(
         st.sampled_from(["<tool_call>", "</tool_call>", '{"name": "f"}', "<tool", "\n", " ", "x", "_call>"]),
@@ -138,11 +141,14 @@ def test_in_whatever_parts_an_answer_comes_its_calls_are_the_same(parts, draw):
     assert (said + more).split() == expected_text.split()
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("choice", "names"), [("required", {"weather", "now"}), ("now", {"now"}), ("weather", {"weather"})]
 )
 @pytest.mark.parametrize("temperature", [0, 1.5])
 def test_a_call_can_be_forced_on_a_model_that_would_say_something_else(client, choice, names, temperature):
+    import jsonschema
+
     chosen = choice if choice == "required" else {"type": "function", "function": {"name": choice}}
     answer = ask(
         client,
@@ -164,7 +170,10 @@ def test_a_call_can_be_forced_on_a_model_that_would_say_something_else(client, c
         assert {each.finish_reason for each in answer.choices} == {"tool_calls"}
 
 
+@pytest.mark.needs("cpu")
 def test_arguments_of_strict_tools_follow_their_schema(client):
+    import jsonschema
+
     strict = [{"type": "function", "function": {"name": "weather", "parameters": WEATHER, "strict": True}}]
     wrong = said_call("weather", city="A city with a long name", days=200)
     loose = ask(client, f"Well. {wrong}", tools=TOOLS).choices[0]
@@ -180,7 +189,10 @@ class Flight(BaseModel):
     places: list[str]
 
 
+@pytest.mark.needs("cpu")
 def test_an_answer_by_a_schema(client):
+    import jsonschema
+
     def asked(say, schema, **more):
         form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
         return ask(client, say, response_format=form, **more).choices[0]

@@ -39,6 +39,7 @@ class City(BaseModel):
     people: int
 
 
+@pytest.mark.needs("cpu")
 def test_a_chat_and_its_stream(scripted, model):
     asked = [SystemMessage("Be short."), HumanMessage("say:Hello, ä.")]
     answer = model.invoke(asked)
@@ -54,6 +55,7 @@ def test_a_chat_and_its_stream(scripted, model):
     assert whole.usage_metadata["output_tokens"] == answer.usage_metadata["output_tokens"]
 
 
+@pytest.mark.needs("cpu")
 def test_tools_are_called_and_their_results_told(scripted, model):
     bound = model.bind_tools([weather])
     answer = bound.invoke(f"say:I look. {said_call('weather', city='Rome', days=2)}")
@@ -78,6 +80,7 @@ def test_tools_are_called_and_their_results_told(scripted, model):
     assert forced.invoke(f"say:{said}").tool_calls[0]["args"] == {"city": "Ulm", "days": 3}
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 def test_structured_output(model, method):
     said = '{"name": "Rome", "people": 3}'

@@ -140,6 +140,7 @@ def test_embeddings_and_models(client):
     assert client.models.retrieve("Paged").id == "Paged"
 
 
+@pytest.mark.needs("cpu")
 @pytest.mark.parametrize(
     ("asked", "kind", "said", "code"),
     [
@@ -185,6 +186,7 @@ def test_what_a_chat_cannot_have(client):
             client.chat.completions.create(**({"model": "Paged", "messages": MESSAGES} | asked))
 
 
+@pytest.mark.needs("cpu")
 def test_without_the_token_and_on_unknown_paths_errors_have_the_same_shape(paged):
     stranger = openai.OpenAI(base_url=f"{paged.address}/v1", api_key="wrong" * 8, max_retries=0)
     with stranger, pytest.raises(openai.AuthenticationError, match="token is wrong"):
@@ -196,6 +198,7 @@ def test_without_the_token_and_on_unknown_paths_errors_have_the_same_shape(paged
         client.images.generate(prompt="a cat")
 
 
+@pytest.mark.needs("cpu")
 def test_errors_of_bodies_and_methods_have_the_same_shape(paged):
     headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
     path = f"{paged.address}/v1/chat/completions"
@@ -214,6 +217,7 @@ def test_errors_of_bodies_and_methods_have_the_same_shape(paged):
     assert refused.json()["error"]["code"] == "invalid_api_key"
 
 
+@pytest.mark.needs("cpu")
 def test_too_many_requests_say_when_to_come_again(caplog):
     def setup(self):
         Paged.setup(self)
@@ -247,6 +251,7 @@ def test_too_many_requests_say_when_to_come_again(caplog):
     assert caught.value.response.headers["retry-after"] == "1"
 
 
+@pytest.mark.needs("cpu")
 def test_its_document_has_the_routes_and_its_page_examples_that_are_answered(paged):
     headers = {"authorization": f"Bearer {TOKEN}"}
     told = httpx.get(f"{paged.address}/-/openapi.json", headers=headers).json()
@@ -261,6 +266,7 @@ def test_its_document_has_the_routes_and_its_page_examples_that_are_answered(pag
     assert "/v1/models/{model}" in page
 
 
+@pytest.mark.needs("cpu")
 def test_an_exception_of_the_model_fails_its_requests_and_no_later_one(paged, client, caplog):
     with pytest.raises(openai.InternalServerError, match=r"Paged.step raised RuntimeError") as caught:
         client.completions.create(model="Paged", prompt="explode")
@@ -364,6 +370,8 @@ def test_a_process_that_ends_cuts_a_stream_with_an_error_in_it():
         assert not it.replica.ready
 
 
+@pytest.mark.long
+@pytest.mark.needs("cpu")
 def test_hundreds_of_prompts_at_once_get_their_own_answers():
     """Little memory: requests are evicted and begin anew, share beginnings, are cancelled; and all that is answered is what the model says."""
     draw = random.Random(1)
@@ -419,6 +427,7 @@ def test_a_class_that_lacks_something_is_told_so():
         pass
 
 
+@pytest.mark.needs("curl")
 def test_what_hooke_serve_says_of_it_can_be_pasted(tmp_path):
     """The command, from its start to its first answer."""
     (tmp_path / "hooke.toml").touch()
