@@ -4,6 +4,7 @@ import itertools
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -773,3 +774,52 @@ def test_nothing_heavy_is_imported():
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "[]\n"
+
+
+# --- How the rows of a file are drawn.
+
+
+def sorted_table(rows, *, text=4, wide=0):
+    """Rows whose labels are sorted, with a short text and a wide column of numbers."""
+    columns = {"i": np.arange(rows), "t": pa.array(["a" * text]).take(np.zeros(rows, np.int64))}
+    if wide:
+        columns["wide"] = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(rows * wide, np.uint8)), wide)
+    return pa.table(columns)
+
+
+def variance_factor(data, rows):
+    """The variance of batches' means over that of a perfect shuffle, of labels that change each 1,024 rows, as they are read."""
+    signs = np.random.default_rng(3).choice([-1.0, 1.0], (rows // 1024 + 1, 64))
+    means = np.array([signs[batch["i"] // 1024].mean(axis=0) for batch in data.batches(0)])
+    return float(means.var(axis=0).mean() * data.batch)
+
+
+@pytest.mark.needs("cpu")
+@pytest.mark.parametrize(("rows", "text", "wide", "batch"), [(600_000, 4, 0, 16), (40_000, 3, 1000, 16)])
+def test_a_file_with_a_short_text_column_is_shuffled_as_well_as_its_numbers(
+    rows, text, wide, batch, tmp_path, caplog
+):
+    path = pack(sorted_table(rows, text=text, wide=wide), tmp_path / "rows.packed")
+    memory = 14 << 20
+    assert path.stat().st_size > memory
+    data = Shuffled(path, seed=1, batch=batch, memory=memory)
+    assert not caplog.records
+    assert data.quality().predicted <= 1.05
+    assert variance_factor(data, rows) <= 1.1
+
+
+@pytest.mark.needs("cpu")
+def test_memory_that_is_too_small_for_a_good_shuffle_is_warned_of(tmp_path, caplog, monkeypatch):
+    path = pack(sorted_table(300_000), tmp_path / "rows.packed")
+    data = Shuffled(path, seed=1, batch=64, memory=1 << 20)
+    quality = data.quality()
+    assert quality.predicted == pytest.approx(quality.measured, rel=0.4)  # of 13 windows
+    [record] = caplog.records
+    assert f"{quality.predicted:.2f} times" in record.message
+    enough = int(re.search(r"pass memory=(\d+)", record.message)[1])
+    caplog.clear()
+    assert Shuffled(path, seed=1, batch=64, memory=enough).quality().predicted <= 1.05
+    assert not caplog.records
+    monkeypatch.setenv("RANK", "1")
+    Shuffled(path, seed=1, batch=64, memory=1 << 20)
+    assert not caplog.records

@@ -34,10 +34,10 @@ from hooke.data.packed import (
 from hooke.data.remote_files import is_url
 from hooke.data.scanning import files_in
 
-__all__ = ["pack"]
+__all__ = ["pack", "rows_of_a_block"]
 
 BLOCK_BYTES = 32 << 10
-"""Of a block, about: 5,120 of them, for batches of 256 rows, fit into the memory of a window, and each is one read of a disk."""
+"""Of the rows of a block, about: 5,120 of them, for batches of 256 rows, fit into the memory of a window, and each is one read of a disk."""
 BESIDE_A_HEAP_BYTES = 4 << 10
 """Of a block of records whose values are elsewhere: it is read for a few of them."""
 AT_ONCE_ROWS = 4096
@@ -152,13 +152,15 @@ class _Writer:
         self._dtype = record_type(columns)
         self._fields = {each.name: str(number) for number, each in enumerate(columns)}
         self._values = [each.name for each in columns if each.values]
-        whole = BESIDE_A_HEAP_BYTES if self._values else BLOCK_BYTES
-        self._records_block = _power_of_two(whole / max(self._dtype.itemsize, 1))
+        size = self._dtype.itemsize
+        self._records_block = (
+            _power_of_two(BESIDE_A_HEAP_BYTES / size) if self._values else rows_of_a_block(size)
+        )
         self._heap_block = 0
         self._waiting: list[Chunk] = []
         self._waiting_bytes = self._appended = self._largest = 0
         if self._values and found.value_bytes:
-            self._heap_block = _power_of_two(BLOCK_BYTES * found.rows / found.value_bytes)
+            self._heap_block = rows_of_a_block(self._dtype.itemsize + found.value_bytes / found.rows)
         self._records_digests, self._heap_digests = bytearray(), bytearray()
         self._heap_starts = array("q", [0])
         self._open_records, self._open_heap = bytearray(), bytearray()
@@ -178,7 +180,7 @@ class _Writer:
             self._append_waiting()
 
     def _append_waiting(self) -> None:
-        self._heap_block = _power_of_two(BLOCK_BYTES * self.rows / max(self._waiting_bytes, 1))
+        self._heap_block = rows_of_a_block(self._dtype.itemsize + self._waiting_bytes / self.rows)
         for chunk in self._waiting:
             self._append(chunk)
         self._waiting = []
@@ -270,6 +272,11 @@ class _Writer:
         )
         data = msgspec.json.encode(index)
         write_all(out, checks + data + FOOTER.pack(len(data), digest_of(data), HEADER[:16]))
+
+
+def rows_of_a_block(row_bytes: float) -> int:
+    """Rows that are drawn together: records and values count, since a column of short text has less than the numbers beside it."""
+    return _power_of_two(BLOCK_BYTES / max(row_bytes, 1))
 
 
 def _power_of_two(most: float) -> int:

@@ -1,14 +1,18 @@
 """How good a block shuffle is, and the layout that is good enough; how evenly batches divide their work between ranks.
 
 The measure of a shuffle is the variance inflation factor: the variance of the batches' means over that of a perfect shuffle, which is 1. The worst case
-is assumed, data whose rows are alike within each block, as in a table that is sorted by its label. Sampling theory (Cochran, "Sampling
-Techniques", chapters 5 and 9) then gives, for batches of B rows from windows of K blocks of R rows in C lanes, out of M blocks,
+is assumed, data whose rows are alike within each block, as in a table that is sorted by its label. The mean of a batch then varies as much as its
+rows are of the same blocks: for batches of B of R rows, where c is the chance that two rows of a batch are of one block, and a that of any two rows,
+drawn with replacement,
 
-    VIF = ((K - 1) / K * (1/B - 1/KCR) + (1 - KC/M) / KC) / (1/B - 1/MR)
+    VIF = (1 + (B - 1) c - B a) / ((1 - a) (1 - B/R))
+
+(after Cochran, "Sampling Techniques", chapters 2 and 9).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,12 +23,23 @@ from numpy.typing import NDArray
 from hooke.base.table import Printed
 from hooke.data.order import BatchPlan, BlockLayout, Order, Rows, mixed
 
-__all__ = ["Balance", "Quality", "measured_balance", "measured_vif", "plan_layout", "predicted_vif"]
+__all__ = [
+    "WORST_VIF",
+    "Balance",
+    "Quality",
+    "measured_balance",
+    "measured_vif",
+    "memory_for",
+    "plan_layout",
+    "predicted_vif",
+]
 
 LANES = 24
 """Divided by 1, 2, 3, 4, 6, 8, 12 and 24 ranks: of these, each reads only blocks of its own."""
 BLOCKS_PER_ROW = 20
 """Blocks in a window for each row of a batch: a VIF of 1.05."""
+WORST_VIF = 1.055
+"""One that is still printed as 1.05."""
 BLOCK_BYTES = 4096
 """Of a block: a page of memory. Rows of this size and larger are their own blocks."""
 NUMBER_BYTES = 8
@@ -66,24 +81,69 @@ def plan_layout(rows: int, row_bytes: float, batch: int, memory: int, together: 
     return BlockLayout(rows=rows, block=block, lanes=lanes, window=max(1, min(window, most)))
 
 
+def memory_for(rows: int, row_bytes: float, batch: int, together: int) -> int:
+    """The least `memory`, in bytes, with which `plan_layout` gives data of which `together` rows are read at once a VIF of 1.05."""
+    lanes = LANES if rows >= LANES * LANES else 1
+    window = -(-BLOCKS_PER_ROW * batch // lanes)
+    return math.ceil(min(_bytes(together, lanes, window, row_bytes), rows * row_bytes))
+
+
 def _bytes(block: int, lanes: int, window: int, row_bytes: float) -> float:
     return block * lanes * window * (row_bytes + NUMBER_BYTES)
 
 
 def predicted_vif(layout: BlockLayout, batch: int) -> float:
     """The VIF for data that are sorted by block."""
-    if layout.rows <= batch or layout.blocks < 2:
+    if layout.block == 1 or layout.blocks < 2 or layout.rows <= batch:  # drawn one by one, or all at once
         return 1.0
-    if layout.block == 1 or not layout.cell:  # rows are drawn one by one, or all are pooled
-        return 1.0
-    window = layout.rows / layout.windows
-    # The blocks that a batch is drawn from are those of a window, or of some.
-    held = max(window, batch) / layout.block
-    within = (1 - 1 / layout.cell) * max(1 / batch - 1 / window, 0.0)
-    between = max(1 - held / layout.blocks, 0.0) / held
-    return (within + between) / (1 / batch - 1 / layout.rows)
+    rows = layout.rows
+    of_any = _equal_pairs(layout, layout.blocks, rows) / rows**2 + 1 / rows
+    found = 1 + (batch - 1) * _chance_of_one_block(layout, batch) - batch * of_any
+    return max(0.0, found / ((1 - of_any) * (1 - batch / rows)))
 
 
+def _chance_of_one_block(layout: BlockLayout, batch: int) -> float:
+    """That two rows of a batch are of one block: of one window, and there of one lane, or both pooled."""
+    own, window = layout, layout.rows / layout.windows
+    in_cell = own.cell * own.block
+    in_pool = window - own.lanes * in_cell
+    size = min(batch, window)
+    pooled = size * in_pool / window
+    alike = 0.0
+    if in_cell:
+        alike += _pairs_of_lanes(size - pooled, own.lanes) * (own.block - 1) / (in_cell - 1)
+    if in_pool > 1:
+        # A batch has them in evenly spread groups.
+        others = max(pooled, min(own.lanes, size)) - 1
+        pairs = _equal_pairs(own, own.spare, own.spare * own.block + own.rows % own.block) / own.windows
+        alike += pooled * others * min(pairs / (in_pool * (in_pool - 1)), 1.0)
+    return _chance_of_one_window(own, batch) * alike / (size * (size - 1))
+
+
+def _equal_pairs(layout: BlockLayout, blocks: int, rows: int) -> int:
+    """How often two of these rows are of one block: so many whole blocks, and what is left after the last one."""
+    rest = rows - blocks * layout.block
+    return blocks * layout.block * (layout.block - 1) + rest * (rest - 1)
+
+
+def _chance_of_one_window(layout: BlockLayout, batch: int) -> float:
+    """That two rows of a batch are of one window, in the first WINDOWS ones."""
+    order = Order(layout, 0, 0)
+    starts = np.array([order.start(window) for window in range(min(layout.windows, WINDOWS) + 1)])
+    first = starts // batch * batch
+    places = np.unique(np.concatenate([starts, first, np.minimum(first + batch, starts[-1])]))
+    rows = np.diff(places)  # of parts of batches that a window's end cuts, else of some whole batches
+    return float((rows * (np.minimum(rows, batch) - 1)).sum() / (rows.sum() * (batch - 1)))
+
+
+def _pairs_of_lanes(rows: float, lanes: int) -> float:
+    """How often two of so many rows, which are of each lane in turn, are of one lane."""
+    each, more = divmod(rows, lanes)
+    return each * ((lanes - more) * (each - 1) + more * (each + 1))
+
+
+WINDOWS = 1000
+"""Whose ends are compared with those of batches."""
 COLUMNS = 16
 """Random values of a block that are averaged at once."""
 MOST_ROWS = 4_000_000
@@ -104,17 +164,21 @@ def measured_vif(order: Order, batch: int, values: NDArray[Any] | None = None) -
     centre, variance = some.mean(axis=0), some.var(axis=0)
     squares, count = np.zeros(centre.size), 0
     together = -(-4 * batch * layout.windows // layout.rows)
+    rest = np.empty(0, np.int64)
     for first in range(0, layout.windows, together * every):
         windows = range(first, min(first + together, layout.windows))
         rows = np.concatenate([order.of_window(window) for window in windows])
-        rows = rows[: rows.size // batch * batch]
+        # Batches begin where they do in an epoch, not with a window.
+        rows = np.concatenate([rest, rows]) if every == 1 else rows[-order.start(first) % batch :]
+        rows, rest = np.split(rows, [rows.size // batch * batch])
         means = values_of(rows).reshape(-1, batch, centre.size).mean(axis=1, dtype=np.float64)
         squares += ((means - centre) ** 2).sum(axis=0)
         count += len(means)
     if not count or not variance.any() or layout.rows == batch:
         return 1.0, count
-    share = squares / count / (variance * (1 / batch - 1 / layout.rows))
-    return float(share[variance > 0].mean()), count
+    differ = variance > 0
+    share = squares[differ] / count / (variance[differ] * (1 / batch - 1 / layout.rows))
+    return float(share.mean()), count
 
 
 def _signs(blocks: Rows) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -12,11 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
+from hooke.base.formats import format_bytes
 from hooke.base.observed import note_data_set
 from hooke.base.this_process import most_ranks
 from hooke.data.balance import Balancing, class_codes, needed, numeric_values, row_lengths, whole
 from hooke.data.order import BatchPlan, BlockLayout, Blocks, EqualBatches, Order, Part
-from hooke.data.quality import Balance, Quality, measured_balance, measured_vif, plan_layout, predicted_vif
+from hooke.data.quality import (
+    WORST_VIF,
+    Balance,
+    Quality,
+    measured_balance,
+    measured_vif,
+    memory_for,
+    plan_layout,
+    predicted_vif,
+)
 from hooke.data.sources import Source, opened
 
 __all__ = ["Batches", "Shuffled", "TrainingBatch"]
@@ -170,6 +181,7 @@ class Shuffled:
                 f"{len(self)} rows are less than a batch of {self.batch}, so drop_last leaves nothing",
                 fix="use a smaller batch, or drop_last=False",
             )
+        self._warn_of_quality()
         self._at = (0, 0)
         self._key = object()
         """Of the data set, among those that are read."""
@@ -355,6 +367,25 @@ class Shuffled:
             return told
         size = plan.batch if isinstance(plan, EqualBatches) else max(1, round(len(self) / plan.steps(1)))
         return replace(told, plain=measured_balance(self._plain(size), ranks, classes, work))
+
+    def _warn_of_quality(self) -> None:
+        """Log a warning, on rank 0 of a gang, where the memory is too small for a good shuffle."""
+        layout, own = self.layout, self._source
+        if layout is None or os.environ.get("RANK", "0") != "0":
+            return
+        predicted = predicted_vif(layout, self.batch)
+        if predicted < WORST_VIF:
+            return
+        enough = memory_for(own.rows, own.row_bytes, self.batch, own.together)
+        _log.warning(
+            "%r: %s of memory hold too few blocks for a good shuffle. If the data are sorted, the means of its batches have %.2f times the "
+            "variance of a perfect shuffle's; for at most 1.05 times, pass memory=%d (%s)",
+            self,
+            format_bytes(self._memory),
+            predicted,
+            enough,
+            format_bytes(enough),
+        )
 
     def _plain(self, batch: int) -> EqualBatches:
         """Batches that are not balanced."""
