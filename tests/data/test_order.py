@@ -121,7 +121,10 @@ CONFIGURATIONS = [
     (BlockLayout(rows=400_000, block=64, lanes=24, window=214), 256),
     (BlockLayout(rows=400_000, block=1, lanes=24, window=50), 256),
     (BlockLayout(rows=100_000, block=128, lanes=16, window=4), 64),
-    (BlockLayout(rows=400_000, block=1024, lanes=24, window=1), 256),  # fewer blocks than lanes: all are pooled
+    (
+        BlockLayout(rows=400_000, block=1024, lanes=24, window=1),
+        256,
+    ),  # fewer blocks than lanes: all are pooled
     (BlockLayout(rows=400_000, block=512, lanes=24, window=3), 256),  # a part of them
     (BlockLayout(rows=400_000, block=64, lanes=24, window=54), 64),  # few pooled ones, in groups
 ]

@@ -29,6 +29,17 @@ def settings(name, **data):
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
 
 
+def test_a_field_that_the_server_does_not_know_is_refused(admin, namespace):
+    wrong = pod("one")
+    wrong["spec"]["nodeSelecter"] = {"disk": "ssd"}
+    for write in (admin.create, admin.apply):
+        with pytest.raises(ApiError, match="nodeSelecter"):
+            write(wrong, namespace=namespace)
+    admin.create(settings("two", a="1"), namespace=namespace)
+    with pytest.raises(ApiError, match="dta"):
+        admin.patch("v1/ConfigMap", "two", {"dta": {"a": "2"}}, namespace=namespace)
+
+
 def running(client, name, namespace):
     wait(lambda: client.get("v1/Pod", name, namespace=namespace)["status"].get("phase") == "Running")
 

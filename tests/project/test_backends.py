@@ -76,6 +76,37 @@ def test_a_place_in_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("table", "wrong", "what", "fix"),
+    [
+        ("places.gpu", "gpus = 1.5", "gpus = 1.5 is not valid", "whole number"),
+        ("places.gpu", 'cpus = "500m"', "cpus = '500m' is not valid", "cpus = 0.5"),
+        ("places.gpu", 'lifetime = "soon"', "lifetime", ""),
+        ("places.gpu", "account = 3", "account = 3 is not valid", "write a name"),
+        ("places.gpu", "driver_template = {spce = {}}", "driver_template has an unknown key: spce", "spec"),
+        ("fleets.gpu", "gpus = 1.5", "gpus = 1.5 is not valid", "whole number"),
+        ("fleets.gpu", "keeper_image = 3", "keeper_image = 3 is not valid", "write a name"),
+    ],
+)
+def test_options_of_pods_are_refused_where_they_are_read(table, wrong, what, fix, tmp_path):
+    kind = "engine" if table.startswith("places") else "provider"
+    file = tmp_path / "hooke.toml"
+    file.write_text(f'[{table}]\n{kind} = "kubernetes"\n{wrong}\n')
+    with pytest.raises(ConfigError) as refused:
+        read_settings(tmp_path)
+    assert str(file) in refused.value.what
+    assert f"[{table}]" in refused.value.what
+    assert what in refused.value.what
+    assert fix in refused.value.fix
+
+
+def test_options_of_pods_may_lack_an_image_that_comes_later(tmp_path):
+    place = '[places.gpu]\nengine = "kubernetes"\ngpus = 1\nhome = "claim"\nlifetime = "8h"\n'
+    fleet = '[fleets.gpu]\nprovider = "kubernetes"\ncommand = ["worker"]\naccount = "robot"\n'
+    (tmp_path / "hooke.toml").write_text(place + fleet)
+    assert read_settings(tmp_path).places["gpu"].options["gpus"] == 1
+
+
+@pytest.mark.parametrize(
     "address", ["ray://127.0.0.1:10001", "127.0.0.1:6379", "localhost:6379", "[::1]:6379"]
 )
 def test_an_address_of_ray(address):

@@ -13,7 +13,7 @@ from hooke.base.errors import UsageError
 from hooke.kubernetes.driver_job import DriverOptions, DriverPaths, driver_job, owner_here
 from hooke.kubernetes.pods import PodOptions
 from hooke.project.folder import Project
-from hooke.running.cluster_driver_client import MOST_BYTES, pack_project
+from hooke.running.cluster_driver_client import MOST_BYTES, _secret, pack_project
 
 TOML = """
 [store]
@@ -89,6 +89,18 @@ def test_only_the_pod_that_drives_a_run_has_the_token_of_its_account():
     assert [pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"] for pod in pods] == [True, True]
     assert drives["spec"]["backoffLimit"] > looks["spec"]["backoffLimit"] == 0
     assert drives["metadata"]["annotations"] == {"hooke.dev/run": "a"}
+
+
+def test_all_of_a_driver_has_the_label_of_its_run():
+    own, paths = (
+        DriverOptions.parse({"home": "claim"}),
+        DriverPaths(project="/project", code="/run/hooke/a.gz"),
+    )
+    job = driver_job("hooke-a", ["true"], paths, options=PodOptions(image="i"), own=own, run="a-1")
+    secret = _secret(job, "uid", b"")
+    for each in (job, job["spec"]["template"], secret):
+        assert each["metadata"]["labels"]["hooke.dev/run"] == "a-1"
+        assert each["metadata"]["labels"]["app.kubernetes.io/component"] == "driver"
 
 
 def test_a_template_changes_the_driver_by_its_name():

@@ -171,7 +171,7 @@ class Kubernetes:
     def create(self, manifest: Manifest, *, namespace: str = "") -> Manifest:
         """Create an object; raises Conflicting where there is one of that name."""
         path = self._kind(_kind_of(manifest), _namespace_of(manifest, namespace))
-        return self._json("POST", f"{path}?{urlencode({'fieldManager': self.manager})}", manifest)
+        return self._json("POST", f"{path}?{urlencode(self._written())}", manifest)
 
     def apply(self, manifest: Manifest, *, namespace: str = "", force: bool = False) -> Manifest:
         """Have these fields be as in the manifest, and those gone that an earlier one of this manager had.
@@ -181,7 +181,7 @@ class Kubernetes:
         path = self._object(
             _kind_of(manifest), manifest["metadata"]["name"], _namespace_of(manifest, namespace)
         )
-        asked = {"fieldManager": self.manager, "force": "true" if force else "false"}
+        asked = self._written() | {"force": "true" if force else "false"}
         return self._json("PATCH", f"{path}?{urlencode(asked)}", manifest, content=_APPLY)
 
     def patch(
@@ -189,9 +189,11 @@ class Kubernetes:
     ) -> Manifest:
         """Merge a change into an object (RFC 7396)."""
         path = self._object(kind, name, namespace, part)
-        return self._json(
-            "PATCH", f"{path}?{urlencode({'fieldManager': self.manager})}", change, content=_MERGE
-        )
+        return self._json("PATCH", f"{path}?{urlencode(self._written())}", change, content=_MERGE)
+
+    def _written(self) -> dict[str, str]:
+        """What each request says that writes: who does, and that a field which the server does not know is an error, not left out."""
+        return {"fieldManager": self.manager, "fieldValidation": "Strict"}
 
     def delete(
         self,

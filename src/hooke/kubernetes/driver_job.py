@@ -7,8 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from hooke.base.errors import UsageError
+from hooke.base.units import parse_seconds
 from hooke.kubernetes.client import Manifest
-from hooke.kubernetes.pods import COMPONENT, MANAGED, PodOptions, merged, options_of, worker_pod
+from hooke.kubernetes.pods import (
+    COMPONENT,
+    MANAGED,
+    RUN_LABEL,
+    PodOptions,
+    label_of,
+    merged,
+    options_of,
+    worker_pod,
+)
 
 __all__ = [
     "CLAIM_FIX",
@@ -17,6 +27,7 @@ __all__ = [
     "PLACE_OPTIONS",
     "DriverOptions",
     "DriverPaths",
+    "check_place",
     "driver_cron_job",
     "driver_job",
     "end_of_job",
@@ -69,6 +80,13 @@ class DriverOptions:
         return made
 
 
+def check_place(options: Mapping[str, Any]) -> None:
+    """Raise UsageError for options of a place that are not valid, whoever uses them; the image may be given later."""
+    PodOptions.parse({**options, "image": options.get("image") or "none"}, more=PLACE_OPTIONS)
+    options_of(options, DRIVER_OPTIONS, table="driver_template")
+    parse_seconds(options.get("lifetime") or 0, name="lifetime")
+
+
 CLAIM_FIX = """a claim is made by `kubectl apply -f -` with
     apiVersion: v1
     kind: PersistentVolumeClaim
@@ -102,7 +120,10 @@ def driver_job(
     """
     mounts, volumes = _driver_mounts(paths), _driver_volumes(name, paths, own.home)
     spec = _job_spec(command, {"volumeMounts": mounts}, volumes, options=options, own=own, run=run)
-    labels = {MANAGED: "hooke", COMPONENT: DRIVER}
+    # It has the label of its run, as each object of it; its pod too, so that one selector finds them all.
+    labels = {MANAGED: "hooke", COMPONENT: DRIVER} | ({RUN_LABEL: label_of(run)} if run else {})
+    about = spec["template"]["metadata"]
+    about["labels"] = about["labels"] | labels
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

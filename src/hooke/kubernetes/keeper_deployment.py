@@ -15,6 +15,7 @@ __all__ = [
     "KEEPER_OPTIONS",
     "ORDER",
     "KeeperOptions",
+    "check_fleet",
     "fleet_id",
     "keeper_deployment",
     "keeper_labels",
@@ -45,6 +46,13 @@ class KeeperOptions:
     def parse(cls, options: Mapping[str, Any]) -> Self:
         """Those of a fleet, the others ignored. Raises UsageError."""
         return cls(**options_of(options, KEEPER_OPTIONS, table="keeper_template"))
+
+
+def check_fleet(options: Mapping[str, Any]) -> None:
+    """Raise UsageError for options of a fleet that are not valid; the provider checks its command and its image."""
+    pods = {name: value for name, value in options.items() if name != "command"}
+    PodOptions.parse({**pods, "image": options.get("image") or "none"}, more=KEEPER_OPTIONS)
+    KeeperOptions.parse(options)
 
 
 def fleet_id(tag: str) -> str:

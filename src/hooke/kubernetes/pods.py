@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -26,8 +27,10 @@ __all__ = [
     "WORKER_LABELS",
     "PodOptions",
     "Trouble",
+    "check_template",
     "is_preempted",
     "is_taken",
+    "label_of",
     "lacks_right",
     "log_of",
     "merged",
@@ -55,6 +58,13 @@ TOKEN_NOTE = "hooke.dev/token"  # noqa: S105 - the name of an annotation
 """The annotation with the token of a machine's launch."""
 INSTANCE_LABEL = "node.kubernetes.io/instance-type"
 """Where clouds say what kind of machine a node is."""
+
+
+def label_of(run: str) -> str:
+    """The value of RUN_LABEL: a run's id, or a digest where Kubernetes does not allow it as a label's value. Pure."""
+    if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", run):
+        return run
+    return hashlib.blake2b(run.encode(), digest_size=16).hexdigest()
 
 
 # -- options ---------------------------------------------------------------------------------------
@@ -98,23 +108,57 @@ class PodOptions:
                 "pods need an image",
                 fix='write image = "REGISTRY/NAME:TAG" below [places.NAME] or [fleets.NAME]; `hooke image build` makes one of your project',
             )
-        for name, valid in (("cpus", (int, float)), ("gpus", int), ("pod_template", Mapping)):
+        for name, valid, fix in _KINDS:
             value = given.get(name)
             if value is not None and (
                 isinstance(value, bool) or not isinstance(value, valid) or _negative(value)
             ):
-                kind = "a table" if valid is Mapping else "a number"
-                raise UsageError(f"{name} = {value!r} is not valid", fix=f"write {kind}")
+                raise UsageError(f"{name} = {value!r} is not valid", fix=fix)
+        check_template("pod_template", given.get("pod_template", {}))
         if given.get("nodes") and not re.fullmatch(r"[^=\s]+=[^=\s]*", str(given["nodes"])):
             raise UsageError(
                 f"nodes = {given['nodes']!r} is not valid",
                 fix='write a label of the nodes: nodes = "cloud.google.com/gke-spot=true"',
             )
         if "memory" in given:
-            given["memory"] = parse_bytes(given["memory"])
+            given["memory"] = parse_bytes(given["memory"], name="memory")
         if "drain" in given:
-            given["drain_s"] = parse_seconds(given.pop("drain"))
+            given["drain_s"] = parse_seconds(given.pop("drain"), name="drain")
         return cls(**given)
+
+
+_KINDS: tuple[tuple[str, Any, str], ...] = (
+    ("image", str, "write a name in quotes"),
+    ("namespace", str, "write a name in quotes"),
+    ("context", str, "write a name in quotes"),
+    ("kubeconfig", str, "write a path in quotes"),
+    ("priority", str, "write the name of a PriorityClass in quotes"),
+    ("instance", str, "write a type of nodes in quotes"),
+    ("cpus", (int, float), "write a number, such as cpus = 0.5"),
+    ("gpus", int, "write a whole number"),
+    ("pod_template", Mapping, "write a table"),
+)
+"""Options, their types, and what to write."""
+
+
+def check_template(name: str, template: Mapping[str, Any]) -> None:
+    """Raise UsageError for what a pod does not have. The API server looks at the rest."""
+    _check_keys(name, template, ("metadata", "spec"))
+    about = template.get("metadata")
+    if isinstance(about, Mapping):
+        _check_keys(f"{name}.metadata", about, ("annotations", "labels"))
+    for key, value in template.items():
+        if value is not None and not isinstance(value, Mapping):
+            raise UsageError(f"{name}.{key} = {value!r} is not valid", fix="write a table")
+
+
+def _check_keys(name: str, given: Mapping[str, Any], valid: Sequence[str]) -> None:
+    for key in given:
+        if key not in valid:
+            raise UsageError(
+                f"{name} has an unknown key: {key}",
+                fix=f"{did_you_mean(key, valid)}valid: {', '.join(valid)}",
+            )
 
 
 def options_of(options: Mapping[str, Any], names: Sequence[str], *, table: str) -> dict[str, Any]:
@@ -124,6 +168,7 @@ def options_of(options: Mapping[str, Any], names: Sequence[str], *, table: str) 
         valid, kind = (Mapping, "a table") if name == table else (str, "a name")
         if not isinstance(value, valid):
             raise UsageError(f"{name} = {value!r} is not valid", fix=f"write {kind}")
+    check_template(table, given.get(table, {}))
     return given
 
 
@@ -434,6 +479,8 @@ def refusal_of(error: ApiError) -> Trouble:
             if lacks_right(error)
             else "change what the cluster's rules refuse: pod_template, cpus, memory"
         )
+    if "strict decoding error" in error.what:
+        fix = "correct that name in pod_template or driver_template"
     if error.code == 401:
         fix = "log in to the cluster again, or get a new kubeconfig"
     return Trouble(kind="refused", says=error.what, fix=fix, final=True)

@@ -275,6 +275,8 @@ def _place(path: Path, name: str, values: Any) -> BackendSettings:
     options: dict[str, Any] = {}
     if table.get("engine", "local") not in _WITHOUT_OPTIONS:
         options = _take_options(path, name, table, BackendSettings)
+    if table.get("engine") == "kubernetes":
+        _check(path, name, options, _check_pods_of_place)
     made = _section(path, name, table, BackendSettings, options=options)
     files: dict[str, Any] = {key: str(path.parent / getattr(made, key)) for key in _TLS if getattr(made, key)}
     if files and len(files) < len(_TLS):
@@ -320,9 +322,33 @@ def _fleet(path: Path, name: str, values: Any) -> FleetSettings:
             fix="use letters, digits, - and _: the fleet's folder has this name",
         )
     options = _take_options(path, name, table, FleetSettings)
+    if table.get("provider") == "kubernetes":
+        _check(path, name, options, _check_pods_of_fleet)
     made = _section(path, name, table, FleetSettings, options=options)
     _parse(path, name, table, "lifetime", lambda text: parse_seconds(text or 0))
     return msgspec.structs.replace(made, price=_price(path, made.price))
+
+
+def _check(
+    path: Path, name: str, options: dict[str, Any], check: Callable[[Mapping[str, Any]], None]
+) -> None:
+    """Refuse options where they are read, before a run is made that could not start. Raises ConfigError."""
+    try:
+        check(options)
+    except UsageError as error:
+        raise ConfigError(f"{path}: [{name}]: {error.what}", fix=error.fix) from error
+
+
+def _check_pods_of_place(options: Mapping[str, Any]) -> None:
+    from hooke.kubernetes.driver_job import check_place  # most projects have no pods
+
+    check_place(options)
+
+
+def _check_pods_of_fleet(options: Mapping[str, Any]) -> None:
+    from hooke.kubernetes.keeper_deployment import check_fleet
+
+    check_fleet(options)
 
 
 def _price(path: Path, text: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -40,6 +39,7 @@ from hooke.kubernetes.client import (
 from hooke.kubernetes.driver_job import owner_here
 from hooke.kubernetes.lease import LEASE, ClusterLease
 from hooke.kubernetes.pods import (
+    COMPONENT,
     DELETED,
     DRIVER_LABEL,
     RELEASE_GRACE_S,
@@ -51,6 +51,7 @@ from hooke.kubernetes.pods import (
     PodOptions,
     Trouble,
     is_preempted,
+    label_of,
     log_of,
     merged,
     pod_trouble,
@@ -157,7 +158,7 @@ class PodJobs:
         self._threads = threads
         self._authority = authority
         self._driver = secrets.token_hex(4)
-        self._run = _label_of(run)
+        self._run = label_of(run)
         about = {**WORKER_LABELS, RUN_LABEL: self._run, DRIVER_LABEL: self._driver}
         self._owner = owner_here(os.environ)
         name = f"hooke-{self._driver}"
@@ -183,7 +184,9 @@ class PodJobs:
         self._preemptors: dict[str, str] = {}
         self._list_by = self._list_again = self._check_again = self._ask_again = 0.0
         self._news: SimpleQueue[PodState | Exception] = SimpleQueue()
-        self._of_run = {"namespace": self._namespace, "labels": selector({RUN_LABEL: self._run})}
+        # The driver's own Job has the label of the run, too.
+        workers = selector({RUN_LABEL: self._run, COMPONENT: WORKER})
+        self._of_run = {"namespace": self._namespace, "labels": workers}
         self._watch = Watch(client, POD, **self._of_run, trim=trim_pod)
         self._follower = self.thread(self._follow, "hooke-pods")
 
@@ -736,13 +739,6 @@ def _left_text(pods: int, jobs: PodJobs, why: ApiError | ApiUnreachable) -> str:
         f"{these}the lease {jobs.lease.name} may be left in the namespace {jobs.namespace}: {said}. "
         "Pods that work end by themselves within a minute; `hooke fleet reap NAME` removes the rest, NAME being the place"
     )
-
-
-def _label_of(run: str) -> str:
-    """A run's id, or a digest where Kubernetes does not allow it as a label's value."""
-    if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", run):
-        return run
-    return hashlib.blake2b(run.encode(), digest_size=16).hexdigest()
 
 
 def _refusal(event: Manifest) -> str:
