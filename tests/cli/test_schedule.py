@@ -27,6 +27,8 @@ PLACE = """
     image = "registry.example.com/report:1"
     namespace = "reports"
     home = "reports-home"
+    cpus = 3
+    memory = "2 GiB"
 """
 
 
@@ -150,6 +152,19 @@ def test_files_are_written_and_how_to_install_them_is_said(job):
     assert made["metadata"]["namespace"] == "reports"
     assert made["spec"]["concurrencyPolicy"] == "Replace"
     [container] = made["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    assert container["command"] == ["python", "-P", "-m", "hooke", "run", "job.py", "--", "--name", "x"]
+    run = ["python", "-P", "-m", "hooke", "run", "job.py", "--on", "pods", "--", "--name", "x"]
+    assert container["command"] == run
+    assert container["resources"]["requests"]["cpu"] == "0.5"  # it drives, and others work
     assert container["workingDir"] == "/app"
     assert {"name": "hooke-home", "mountPath": "/app/.hooke"} in container["volumeMounts"]
+
+
+@pytest.mark.needs("cpu")
+def test_a_pod_that_works_on_the_tasks_itself_is_as_large_as_the_place_says(job):
+    words = ("--at", "@daily", "--", "--on", "local", "--", "--name", "x")
+    done = job.hooke("schedule", "job.py", "--render", "k8s", "--place", "pods", *words)
+    assert done.code == 0, done.err
+    [container] = yaml.safe_load(done.out)["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert container["command"][4:] == ["run", "job.py", "--on", "local", "--", "--name", "x"]
+    assert container["resources"]["requests"]["cpu"] == "3"
+    assert container["resources"]["limits"]["memory"] == str(2 << 30)

@@ -383,7 +383,7 @@ def test_a_job_of_a_cron_job_is_a_run(laptop, admin):
     assert job["type"] == "Complete"
     runs = RunsFolder(laptop.host.path(f"{SHARED}/runs"))
     assert any(
-        isinstance(event, RunStarted) and event.place == "local"
+        isinstance(event, RunStarted) and event.place == "pods"
         for run in runs.names()
         for event in runs.events(run)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from hooke.base.errors import UsageError
@@ -140,14 +140,17 @@ def driver_cron_job(
     paths: DriverPaths,
     options: PodOptions,
     own: DriverOptions,
+    works: bool = False,
 ) -> Manifest:
     """A CronJob whose jobs each drive a run of the project that the image has. Pure.
 
-    `when` is the part of its spec that says when a job starts.
+    `when` is the part of its spec that says when a job starts. Where the driver also `works` on the tasks, its pod asks for what the
+    options say, else for little.
     """
     labels = {MANAGED: "hooke", COMPONENT: DRIVER}
     container = {"workingDir": paths.folder, "volumeMounts": [home_mount(paths.project)]}
-    spec = _job_spec(command, container, [home_volume(own.home)], options=options, own=own, run=name)
+    volumes = [home_volume(own.home)]
+    spec = _job_spec(command, container, volumes, options=options, own=own, run=name, works=works)
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
@@ -164,11 +167,14 @@ def _job_spec(
     options: PodOptions,
     own: DriverOptions,
     run: str,
+    works: bool = False,
 ) -> Manifest:
     """A job of one pod, which has the rights of its account where it drives a `run`."""
     plain = PodOptions(
         image=options.image, cpus=0.5, drain_s=DRIVER_ENDS_S if run else 1, priority=options.priority
     )
+    if works:
+        plain = replace(plain, cpus=options.cpus, memory=options.memory, gpus=options.gpus)
     pod = worker_pod(command, plain)
     pod["spec"]["containers"][0]["name"] = DRIVER
     account = {"automountServiceAccountToken": True, "serviceAccountName": own.account} if run else {}

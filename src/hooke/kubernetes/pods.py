@@ -213,7 +213,12 @@ def worker_pod(command: Sequence[str], options: PodOptions) -> Manifest:
 
 def _whole_node(instance: str) -> dict[str, Any]:
     """What keeps a pod to nodes of that type, one to a node: so the price of a node is that of a machine."""
-    apart = {"labelSelector": {"matchLabels": WORKER_LABELS}, "topologyKey": "kubernetes.io/hostname"}
+    everywhere: Manifest = {}  # without it, two namespaces would share a node
+    apart = {
+        "labelSelector": {"matchLabels": WORKER_LABELS},
+        "namespaceSelector": everywhere,
+        "topologyKey": "kubernetes.io/hostname",
+    }
     return {
         "nodeSelector": {INSTANCE_LABEL: instance},
         "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}},

@@ -92,7 +92,7 @@ NEXT: Mapping[Target, str] = {
     "--place",
     default="",
     metavar="PLACE",
-    help="For k8s: the place in hooke.toml whose image, claim and account the CronJob has.",
+    help="For k8s: the place in hooke.toml that the runs are of, and whose image, claim and account the CronJob has.",
 )
 @click.option(
     "-o",
@@ -123,7 +123,7 @@ def schedule(  # noqa: PLR0913 - one parameter for each option of the command
     Options of `hooke run` and parameters of the pipeline follow after --. They are checked now. What the target cannot
     express is refused, with the reason. Hooke has no scheduler of its own.
     """
-    pipeline, project = _check_run(session, target, words)
+    pipeline, project, backend = _check_run(session, target, words)
     check_zone(zone)
     if place and render != "k8s":
         raise UsageError(
@@ -139,13 +139,13 @@ def schedule(  # noqa: PLR0913 - one parameter for each option of the command
         zone=zone,
     )
     check_expressible(render, wanted)
-    files = _files(render, wanted, project, place=place, words=(target, *words))
+    files = _files(render, wanted, project, place=place, backend=backend, words=(target, *words))
     _write(render, wanted.name, files, folder=output, project=project)
     return 0
 
 
-def _check_run(session: CommandSession, target: str, words: Sequence[str]) -> tuple[str, Project]:
-    """The name of the pipeline, and its project. Raises UsageError for what `hooke run` would refuse before its first task."""
+def _check_run(session: CommandSession, target: str, words: Sequence[str]) -> tuple[str, Project, str]:
+    """The name of the pipeline, its project, and the backend if one is given. Raises UsageError for what `hooke run` would refuse before its first task."""
     pipeline, path = load_pipeline(target)
     context = run.make_context("hooke run", [target, *words], obj=session)
     with context:
@@ -159,8 +159,10 @@ def _check_run(session: CommandSession, target: str, words: Sequence[str]) -> tu
         parameters.parse(context.params["parameters"], context.params["params"])
         parameters.refuse_shared(context)
     session.project = Project.find(path)
-    find_backend(context.params["backend"], workers=None, places=session.project.settings.places)
-    return pipeline.name, session.project
+    backend = context.params["backend"]
+    find_backend(backend, workers=None, places=session.project.settings.places)
+    given = context.get_parameter_source("backend") is not click.core.ParameterSource.DEFAULT
+    return pipeline.name, session.project, backend if given else ""
 
 
 def _name(text: str) -> str:
@@ -178,17 +180,18 @@ def _program() -> list[str]:
 
 
 def _files(
-    render: Target, wanted: Schedule, project: Project, *, place: str, words: Sequence[str]
+    render: Target, wanted: Schedule, project: Project, *, place: str, backend: str, words: Sequence[str]
 ) -> dict[str, str]:
     """File name -> text."""
     if render == "cron":
         return {f"{wanted.name}.cron": crontab(wanted)}
     if render == "systemd":
         return systemd_units(wanted)
-    return {f"{wanted.name}.yaml": _cron_job(wanted, project, place, words)}
+    return {f"{wanted.name}.yaml": _cron_job(wanted, project, place, backend, words)}
 
 
-def _cron_job(wanted: Schedule, project: Project, place: str, words: Sequence[str]) -> str:
+def _cron_job(wanted: Schedule, project: Project, place: str, backend: str, words: Sequence[str]) -> str:
+    """Its tasks run where `backend` says: by default in pods of the place, else mostly in the driver's own pod, which is as large then."""
     if not place:
         raise UsageError(
             "a CronJob needs --place",
@@ -205,13 +208,17 @@ def _cron_job(wanted: Schedule, project: Project, place: str, words: Sequence[st
     own = DriverOptions.parse(options)
     pods = PodOptions.parse(options, more=PLACE_OPTIONS)
     root = Path("/", CODE)
+    target, *more = words
+    where = [] if backend else ["--on", place]
+    found = find_backend(backend or place, workers=None, places=project.settings.places)
     made = driver_cron_job(
         wanted.name,
-        ["python", "-P", "-m", "hooke", "run", *words],
+        ["python", "-P", "-m", "hooke", "run", target, *where, *more],
         trigger(wanted),
         paths=DriverPaths(project=str(root), folder=str(root / here.relative_to(project.root))),
         options=pods,
         own=own,
+        works=found.engine in ("local", "serial"),
     )
     if pods.namespace:
         made["metadata"]["namespace"] = pods.namespace

@@ -62,6 +62,7 @@ PATIENCE_S: Mapping[str, float] = {
 }
 """Kind of trouble -> how long a run without any worker waits for it to pass. Nodes that are added take minutes. A pod that has ended has
 a successor, which is waited for."""
+IN_CLUSTER = 'have the driver run in the cluster: hooke run ... --detach, which needs home = "CLAIM" below the place'
 FINAL_S = 2.0
 
 
@@ -235,7 +236,7 @@ class KubernetesEngine(DaskEngine):
 
     def _unreached(self) -> Trouble:
         says = f"it runs, and its worker has not reached the driver at {self._link.address}"
-        fix = "`listen` must be an address of this machine that pods reach; or run the driver in the cluster"
+        fix = f"`listen` must be an address of this machine that pods reach; or {IN_CLUSTER}"
         return Trouble(kind="unreachable", says=says, fix=fix)
 
     def _give_up(self, now: float) -> None:
@@ -396,7 +397,7 @@ def parse_listen(listen: Any) -> tuple[str, int]:
 def own_address(server: tuple[str, int]) -> str:
     """The address from which this machine reaches the API server: pods reach that, too, where it is not behind a router."""
     what = f"the driver's own address towards {server[0]}"
-    fix = 'set `listen` to an address of this machine that pods reach: listen = "10.0.0.5"; or run the driver in the cluster'
+    fix = f'set `listen` to an address of this machine that pods reach: listen = "10.0.0.5"; or {IN_CLUSTER}'
     try:
         [(family, _, _, _, there), *_] = socket.getaddrinfo(*server, type=socket.SOCK_DGRAM)
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
