@@ -436,6 +436,12 @@ class TestWhatCannotBeATask:
             task(rows)
         assert "return a list" in caught.value.fix
 
+    @pytest.mark.parametrize("name", ["submit", "delay", "remote"])
+    def test_calls_as_other_libraries_have_them(self, name):
+        with pytest.raises(AttributeError, match=rf"the task 'add' has no {name}\(\); .* add\.map\(items\)"):
+            getattr(task(name="add")(lambda x: x), name)
+        assert not hasattr(task(name="add")(lambda x: x), name)
+
     def test_lambdas_without_a_name(self):
         with pytest.raises(UsageError, match="without a usable name: <lambda>") as caught:
             task(lambda: 1)

@@ -1,5 +1,7 @@
 """Maps in a trace: what their items are, and in which step with others."""
 
+import os
+
 import numpy
 import pytest
 from tests.pipeline.traced import add, pair, rows, source, traced
@@ -141,3 +143,24 @@ class TestMaps:
             traced(lambda: source.map([1], [2]))
         with pytest.raises(UsageError, match="two values for its parameter 'one'"):
             traced(lambda: add.map([1], one=2))
+
+
+@task
+def fit(rows, rate: float = 0.1, *, columns=(), depth=3):
+    return rows, rate, columns, depth
+
+
+class TestListsAsKeywords:
+    @pytest.mark.parametrize("more", [{"rate": [0.1, 0.2]}, {"depth": (1, 2)}, {"rate": numpy.ones(2)}])
+    def test_a_value_for_each_item_is_warned_of_where_the_parameter_takes_one(self, more):
+        [name] = more
+        for call in (lambda: traced(lambda: fit.map([1, 2], **more)), lambda: fit.map([1, 2], **more)):
+            with pytest.warns(UserWarning, match=f"keyword {name}, .*pass them by position") as heard:
+                call()
+            assert [os.path.abspath(each.filename) for each in heard] == [os.path.abspath(__file__)]
+
+    @pytest.mark.parametrize("more", [{"columns": ["a", "b"]}, {"rate": [0.1, 0.2, 0.3]}, {"rate": 0.2}])
+    @pytest.mark.filterwarnings("error")
+    def test_other_lists_are_what_they_seem(self, more):
+        traced(lambda: fit.map([1, 2], **more))
+        assert len(fit.map([1, 2], **more)) == 2

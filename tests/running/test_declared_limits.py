@@ -60,3 +60,39 @@ def test_gpus_that_are_there_may_be_asked_for(workshop, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     workshop.write(JOB)
     assert workshop.run(on="serial", name="on_gpus").result() == 1
+
+
+COUNTER = """
+    from hooke import pipeline, task
+
+    CALLS, MODEL = 0, None
+
+    @task
+    def count(x):
+        global CALLS
+        CALLS += 1
+        return CALLS
+
+    @task
+    def cached(x):
+        global MODEL
+        if MODEL is None:
+            MODEL = x
+        return MODEL
+
+    @pipeline
+    def counts():
+        return count.map([cached(x) for x in range(3)])
+"""
+
+
+def test_a_task_that_counts_in_a_global_is_warned_of_and_one_that_keeps_a_model_there_is_not(
+    workshop, caplog
+):
+    workshop.write(COUNTER)
+    with caplog.at_level(logging.WARNING, "hooke"):
+        workshop.run(on="serial", name="counts")
+    [said] = [
+        each.message for each in caplog.records if "global" in each.message or "changes" in each.message
+    ]
+    assert said.startswith("note: the task count changes CALLS, of which each worker has its own")

@@ -22,7 +22,7 @@ from hooke.base.user_code import is_users
 from hooke.keys.bytecode import references
 from hooke.keys.modules import import_folder, imports_any
 
-__all__ = ["ReachedCode", "binds_globals", "is_filled", "reached_code"]
+__all__ = ["ReachedCode", "binds_globals", "is_filled", "reached_code", "updated_globals"]
 
 _MOST = 20_000
 """Objects that are looked at: what is reached beyond them is large data."""
@@ -277,6 +277,18 @@ def _operations(code: types.CodeType) -> frozenset[str]:
 def binds_globals(code: types.CodeType) -> bool:
     """Whether a function, or one inside it, may bind a global."""
     return any(not _operations(each).isdisjoint({"STORE_GLOBAL", "DELETE_GLOBAL"}) for each in _family(code))
+
+
+def updated_globals(code: types.CodeType) -> list[str]:
+    """The globals that a function, or one inside it, changes from what they are, as in `COUNT += 1`."""
+    found: dict[str, None] = {}
+    for each in _family(code):
+        before = ""
+        for one in dis.get_instructions(each):
+            if one.opname == "STORE_GLOBAL" and before == "BINARY_OP=":
+                found[one.argval] = None
+            before = f"{one.opname}{'=' if one.argrepr.endswith('=') else ''}"
+    return list(found)
 
 
 def _stores_attributes(code: types.CodeType) -> bool:

@@ -67,6 +67,8 @@ class DriverOptions:
     home: str = ""
     """The claim for the project's `.hooke`."""
     driver_template: Mapping[str, Any] = field(default_factory=dict)
+    works: bool = False
+    """Whether tasks run in its own pod, too, which then asks for what the place says of pods, else for little. Not of the file."""
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Self:
@@ -140,17 +142,15 @@ def driver_cron_job(
     paths: DriverPaths,
     options: PodOptions,
     own: DriverOptions,
-    works: bool = False,
 ) -> Manifest:
     """A CronJob whose jobs each drive a run of the project that the image has. Pure.
 
-    `when` is the part of its spec that says when a job starts. Where the driver also `works` on the tasks, its pod asks for what the
-    options say, else for little.
+    `when` is the part of its spec that says when a job starts.
     """
     labels = {MANAGED: "hooke", COMPONENT: DRIVER}
     container = {"workingDir": paths.folder, "volumeMounts": [home_mount(paths.project)]}
     volumes = [home_volume(own.home)]
-    spec = _job_spec(command, container, volumes, options=options, own=own, run=name, works=works)
+    spec = _job_spec(command, container, volumes, options=options, own=own, run=name)
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
@@ -167,13 +167,12 @@ def _job_spec(
     options: PodOptions,
     own: DriverOptions,
     run: str,
-    works: bool = False,
 ) -> Manifest:
     """A job of one pod, which has the rights of its account where it drives a `run`."""
     plain = PodOptions(
         image=options.image, cpus=0.5, drain_s=DRIVER_ENDS_S if run else 1, priority=options.priority
     )
-    if works:
+    if own.works:
         plain = replace(plain, cpus=options.cpus, memory=options.memory, gpus=options.gpus)
     pod = worker_pod(command, plain)
     pod["spec"]["containers"][0]["name"] = DRIVER

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from inspect import Parameter, Signature
@@ -30,6 +31,7 @@ __all__ = [
     "promises_in",
     "signature_of",
     "unbind",
+    "warn_of_list",
 ]
 
 
@@ -210,6 +212,37 @@ def check_lengths(task: str, lengths: Sequence[int]) -> None:
             where=str(user_place()),
             fix="give iterables of equal length; pass a value that is the same for every item as a keyword",
         )
+
+
+def warn_of_list(
+    task: str, parameters: Mapping[str, Parameter], constants: Mapping[str, Any], items: int | None
+) -> None:
+    """Warn of a keyword that has a value for each item although its parameter takes one: each item gets them all."""
+    for name, value in constants.items():
+        parameter = parameters.get(name)
+        if parameter is None or items is None or items < 2 or not _takes_one(parameter):
+            continue
+        if (type(value) in {list, tuple, range} or _is_array(value)) and len(value) == items:
+            place = user_place()
+            warnings.warn_explicit(
+                f"{task}.map got {items} values as the keyword {name}, and each of the {items} items gets them all; to give each item one of "
+                f"them, pass them by position",
+                UserWarning,
+                place.file,
+                place.line,
+            )
+
+
+_ONE = frozenset({"bool", "float", "int", "str"})
+"""Names of types whose values are no lists."""
+
+
+def _takes_one(parameter: Parameter) -> bool:
+    """Whether a parameter takes a number or text, as its annotation or its default says."""
+    annotation = getattr(parameter.annotation, "__name__", parameter.annotation)
+    if parameter.annotation is not Parameter.empty:
+        return str(annotation).removesuffix(" | None") in _ONE
+    return type(parameter.default).__name__ in _ONE
 
 
 class Successes(list[Any]):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
     Generic,
@@ -30,7 +31,7 @@ from hooke.base.errors import UsageError
 from hooke.base.formats import did_you_mean
 from hooke.base.units import parse_bytes, parse_seconds
 from hooke.base.user_code import user_place
-from hooke.pipeline.arguments import CallBinder, Successes, plain_rows, signature_of
+from hooke.pipeline.arguments import CallBinder, Successes, plain_rows, signature_of, warn_of_list
 from hooke.pipeline.promise import Shape, result_shape
 
 __all__ = [
@@ -412,6 +413,10 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 
+_ELSEWHERE = frozenset({"apply", "apply_async", "delay", "delayed", "remote", "starmap", "submit"})
+"""What a call that is done elsewhere is named in Celery, Dask, Prefect, Ray and concurrent.futures."""
+
+
 class Task(Generic[P, R]):
     """A function with a name and resources. Calling it calls the function, unless a pipeline is being traced.
 
@@ -438,6 +443,18 @@ class Task(Generic[P, R]):
         self.name = name
         self.resources = resources or Resources()
         self.descriptor = function if descriptor is None else descriptor
+
+    if not TYPE_CHECKING:  # a type checker is to see what is missing
+
+        def __getattr__(self, name: str) -> Any:
+            if name in _ELSEWHERE:
+                raise AttributeError(
+                    f"the task {self.name!r} has no {name}(); inside a pipeline, call it: {self.name}(...), or for each item: "
+                    f"{self.name}.map(items)"
+                )
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self
+            )
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function; while a pipeline is traced, note the call and return a promise of its result."""
@@ -474,6 +491,7 @@ class Task(Generic[P, R]):
             return results
         function: Callable[..., R] = self.function
         places, rows, total = plain_rows(self.name, iterables, constants)
+        warn_of_list(self.name, self.signature.parameters, constants, total)
         if on_error == "raise":
             plain = [self._plain(function(*items, **constants)) for items in rows]
         else:

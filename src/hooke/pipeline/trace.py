@@ -38,6 +38,7 @@ from hooke.pipeline.arguments import (
     check_lengths,
     copy_nesting,
     promises_in,
+    warn_of_list,
 )
 from hooke.pipeline.graph import Graph, Node, Use
 from hooke.pipeline.lint import lint
@@ -141,6 +142,7 @@ class GraphTracer:
         names, keywords = bind_map(subject, task.signature, len(columns), constants)
         arguments, uses = self._taken(subject, keywords)
         items, in_step_with = _length(task.name, columns)
+        warn_of_list(task.name, task.signature.parameters, constants, items)
         is_in_step = items is not None or in_step_with is not None
         follows_partial = any(isinstance(column, MapPromise) and column.hooke_partial for column in columns)
         if follows_partial and not is_in_step:

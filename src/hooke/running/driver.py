@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import random
@@ -49,6 +50,7 @@ from hooke.journal.study_records import check
 from hooke.journal.writer import Journal
 from hooke.keys.file import files_keyed
 from hooke.keys.fingerprint_parts import CodePart
+from hooke.keys.reached_code import updated_globals
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import EngineContext
 from hooke.pipeline.file_results import FileResults
@@ -190,6 +192,20 @@ def check_declared(graph: Graph, place: BackendChoice) -> None:
         _log.warning(
             "note: %s, where tasks run in the driver's own process, does not enforce %s", place.name, said
         )
+
+
+def warn_of_changed_globals(graph: Graph) -> None:
+    """Warn of tasks that count in a global: each worker has its own, so results depend on which calls it had before."""
+    for task in {node.task.name: node.task for node in graph.nodes}.values():
+        code = getattr(inspect.unwrap(task.function), "__code__", None)
+        names = updated_globals(code) if code is not None else []
+        if names:
+            _log.warning(
+                "note: the task %s changes %s, of which each worker has its own: what a call sees depends on the calls before it there, and "
+                "results from the cache change nothing; return what you count, and add it up in a task of its own",
+                task.name,
+                ", ".join(names),
+            )
 
 
 def _of_ranks(node: Node) -> str:
@@ -649,6 +665,7 @@ def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) ->
             tracker.set_tags(order.tags)
     check_gangs(graph, place)
     check_declared(graph, place)
+    warn_of_changed_globals(graph)
     if order.run is None:
         _check_forced(order.force, graph)
     return Driver(

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -217,8 +218,7 @@ def _cron_job(wanted: Schedule, project: Project, place: str, backend: str, word
         trigger(wanted),
         paths=DriverPaths(project=str(root), folder=str(root / here.relative_to(project.root))),
         options=pods,
-        own=own,
-        works=found.engine in ("local", "serial"),
+        own=replace(own, works=found.engine in ("local", "serial")),
     )
     if pods.namespace:
         made["metadata"]["namespace"] = pods.namespace

@@ -62,7 +62,9 @@ PATIENCE_S: Mapping[str, float] = {
 }
 """Kind of trouble -> how long a run without any worker waits for it to pass. Nodes that are added take minutes. A pod that has ended has
 a successor, which is waited for."""
-IN_CLUSTER = 'have the driver run in the cluster: hooke run ... --detach, which needs home = "CLAIM" below the place'
+IN_CLUSTER = (
+    'have the driver run in the cluster: hooke run ... --detach, which needs home = "CLAIM" below the place'
+)
 FINAL_S = 2.0
 
 
