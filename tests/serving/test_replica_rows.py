@@ -255,6 +255,9 @@ class TestWidths:
             answer = made.post("/listed", {"rows": [[1, 1]]})
             assert answer.status == 422
             assert "a row is 2 values, and listed takes rows of 3 values" in problem(answer)["detail"]
+            window = made.replica.dispatch.windows.take(made.replica.dispatch._loop.time())
+        # Its client is wrong, and it is answered: the service has not failed.
+        assert (window.arrived, window.requests, window.failed) == (2, 2, 0)
 
     def test_its_companions_are_answered(self):
         with client(Weights) as made, ThreadPoolExecutor(4) as threads:

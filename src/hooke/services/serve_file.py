@@ -369,9 +369,7 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
             unseen=handed is not None,
         )
     tally = replica.tally
-    return ServeOutcome(
-        run=run.id, answered=replica.answered, cut=cut, batches=tally.batches, rows=tally.rows
-    )
+    return ServeOutcome(run=run.id, answered=replica.asked, cut=cut, batches=tally.batches, rows=tally.rows)
 
 
 def _observed(

@@ -320,11 +320,16 @@ class Dispatch:
         else:
             assert error is not None
             blamed = self.batcher.failed() is not None
-            self.windows.failure(name, took, self._waiting, blamed=blamed)
+            problem = None
             if blamed:
                 call = calls[0]
                 ids = ",".join(contexts.context.id for contexts in call.contexts)
-                _settle(call, self.shapes.problem(call.method, call.arguments, error, ids or None))
+                problem = self.shapes.problem(call.method, call.arguments, error, ids or None)
+                _settle(call, problem)
+            failed = problem is not None and problem.status >= 500
+            self.windows.failure(name, took, self._waiting, blamed=failed)
+            if problem is not None and not failed:  # the client's fault is answered, not failed
+                self.windows.unbatched(now - calls[0].arrived)
         self._pump()
 
     def _lose(self, calls: list[_Call], lost: ModelLost, took: float) -> None:

@@ -234,8 +234,12 @@ class MethodCalls:
         except Problem:
             raise
         except Exception as error:
-            windows.raised += 1
-            raise self.dispatch.shapes.problem(method, arguments, error) from error
+            problem = self.dispatch.shapes.problem(method, arguments, error)
+            if problem.status >= 500:
+                windows.raised += 1
+            else:  # the client's fault is answered, not failed
+                windows.unbatched(time.perf_counter() - began)
+            raise problem from error
         else:
             self.dispatch.shapes.answered(method, arguments)
             return answer

@@ -113,8 +113,8 @@ class Replica:
         """The models that requests name."""
         self.scheme = "http"
         """How clients reach it: `http` or `https`."""
-        self.active = self.answered = 0
-        """Requests in progress, and those that ended."""
+        self.active = self.answered = self.asked = 0
+        """Requests in progress, those that ended, and of these the ones that asked for work: not probes, pages and lists."""
         self.refused, self.raised = Counter[str](), Counter[str]()
         self.unrouted = Meter()
         """Counts answers before a route was found."""
@@ -364,6 +364,7 @@ class Replica:
                 self.bodies.give(exchange.held)
             self.active -= 1
             self.answered += 1
+            self.asked += exchange.verb == "POST" and found != DOCS and not exchange.passed_on
             self._ended(exchange, meter, found)
 
     def _ended(self, exchange: Exchange, meter: Meter, route: str | None) -> None:

@@ -312,7 +312,7 @@ class StatsWindow:
         self._gone_over += after > self.limit_s if over_slo is None else over_slo
 
     def failure(self, method: str, took: float, active: int, *, blamed: bool) -> None:
-        """A batch raised after `took` seconds; `blamed` if it was a single request."""
+        """A batch raised after `took` seconds; `blamed` if it was a single request, and the service's fault."""
         failed = self._failed.setdefault(method, [0, 0.0, 0, 0.0])
         failed[0] += 1
         failed[1] += took

@@ -150,6 +150,7 @@ class TestLoad:
                 assert made.request(method, path, headers=headers, body=body).status == status
             report = decode_from_child(reporter.message()).report
         assert report.answered == 5
+        assert report.asked == 5 * (method == "POST")
         assert (report.called, report.open_calls) == (0, 0)
 
     @pytest.mark.needs("cpu")

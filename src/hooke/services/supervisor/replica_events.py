@@ -67,6 +67,9 @@ class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int = 0
     """Requests of all kinds, health checks included: it ends only without any."""
     answered: int = 0
+    """Requests of all kinds that ended."""
+    asked: int = 0
+    """Those of them that asked for work, without those that it passed on to another replica."""
     open_calls: int = 0
     """Calls of the service's methods in progress, which are its load."""
     called: int = 0

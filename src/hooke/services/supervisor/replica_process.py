@@ -136,6 +136,7 @@ class ReplicaReporter:
             state=self._replica.state.value,
             in_flight=self._replica.active,
             answered=answered,
+            asked=self._replica.asked,
             open_calls=calls.open_calls if calls is not None else 0,
             called=calls.called if calls is not None else 0,
             room=calls.room if calls is not None else None,

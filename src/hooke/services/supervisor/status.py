@@ -160,7 +160,7 @@ def status_of(core: Supervision, children: Mapping[str, Child], view: Supervisor
                 "port": child.record.port,
                 "age_s": max(0.0, now - child.record.started_at),
                 "in_flight": member.report.in_flight,
-                "answered": member.report.answered,
+                "answered": member.report.asked,
                 "memory_bytes": member.report.memory_bytes,
                 **view.recent(name),
                 "why": member.replace_reason or member.end_reason,

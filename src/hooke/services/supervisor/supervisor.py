@@ -424,7 +424,7 @@ class Supervisor:
         before = member.report if member is not None else events.ReplicaReport()
         if not copies:
             self.proxy.tell_tokens(child.name, update, time.monotonic())
-            self._answered += max(0, update.report.answered - before.answered)
+            self._answered += max(0, update.report.asked - before.asked)
             self._called += max(0, update.report.called - before.called)
         self._step(events.Reported(child.name, update.report))
 
