@@ -288,4 +288,9 @@ class TestNotes:
 
 
 def test_the_folder_keeps_itself_out_of_git(tmp_path):
-    assert (Project.find(tmp_path).create() / ".gitignore").read_text("utf-8") == "*\n"
+    made = Project.find(tmp_path).create()
+    assert (made / ".gitignore").read_text("utf-8") == "*\n"
+    assert made.stat().st_mode & 0o777 == 0o700
+    made.chmod(0o750)  # somebody shares it
+    (made / ".gitignore").unlink()
+    assert Project.find(tmp_path).create().stat().st_mode & 0o777 == 0o750

@@ -52,6 +52,7 @@ def test_status_asks_it_with_its_own_token_and_verbs_for_several_say_why_not(ser
             urllib.request.Request(f"{url}/predict", body, headers), timeout=60
         ) as answer:
             assert json.loads(answer.read()) == [2 * row]
+    assert (tmp_path / ".hooke/services/Delay").stat().st_mode & 0o777 == 0o700
     done = hooke(tmp_path, "status", "--json")
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)

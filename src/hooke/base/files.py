@@ -35,6 +35,7 @@ __all__ = [
     "map_file",
     "nameless_file",
     "page_aligned_copy",
+    "private_folder",
     "replacing",
     "stamp_of",
     "sync_data",
@@ -113,6 +114,13 @@ def make_folders(path: str | os.PathLike[str], mode: int = 0o777) -> None:
     except FileNotFoundError:
         make_folders(path.parent, mode)
         path.mkdir(mode, exist_ok=True)
+
+
+def private_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder, and those above it, that its owner alone may enter; of one that is there, too, whoever made it. Raises OSError."""
+    made = Path(path)
+    made.mkdir(mode=0o700, parents=True, exist_ok=True)
+    made.chmod(0o700)
 
 
 def first_bytes(path: str | os.PathLike[str], count: int) -> bytes:

@@ -119,7 +119,7 @@ class Project:
         return _marker(self.root)
 
     def create(self) -> Path:
-        """Create `.hooke` and its .gitignore if they do not exist, and say the `notes`. Raises HookeError."""
+        """Create `.hooke`, for its owner alone, and its .gitignore if they do not exist, and say the `notes`. Raises HookeError."""
         folder = self.data
         new = not (folder / ".gitignore").is_file()
         self.say_notes(below=new)
@@ -130,7 +130,8 @@ class Project:
 
     def _make(self, folder: Path) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            # Journals have what was passed to runs. Who shares a project with others opens the folder himself.
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             (folder / ".gitignore").write_text("*\n", encoding="utf-8")
         except OSError as error:
             if self.marker is None or error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:

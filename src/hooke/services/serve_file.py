@@ -19,6 +19,7 @@ import msgspec
 from hooke.base.annotations import annotations_of, kind_shown
 from hooke.base.distributions import install_command
 from hooke.base.errors import ConfigError, MissingExtra, UsageError
+from hooke.base.files import private_folder, writing
 from hooke.base.formats import did_you_mean, format_bytes, short_repr
 from hooke.models.registry_protocol import VersionQuery, find
 from hooke.project.folder import Project
@@ -72,6 +73,8 @@ def token_file_of(declared: Service, project: Project, bind_config: BindConfig) 
     if bind_config.token_file is not None:
         return bind_config.token_file
     path = project.create() / "services" / declared.name / "token"
+    with writing("the service's folder", path.parent):
+        private_folder(path.parent)
     ensure_token(path)
     return path
 

@@ -14,7 +14,7 @@ import msgspec
 import psutil
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.base.files import write_atomic, writing
+from hooke.base.files import private_folder, write_atomic, writing
 from hooke.processes.devices import anonymous_bytes
 from hooke.processes.usage import lives
 from hooke.services.control_socket import ControlServer, ServiceCommand, send_command
@@ -46,7 +46,7 @@ def recorded(run: ServiceRun, replica: Replica, *, url: str, target: str) -> Ite
     """While this process serves, let `hooke serve status` find and ask it. Raises HookeError where the folder cannot be made."""
     folder = run.project.data / "services" / replica.declared.name
     with writing("the service's folder", folder):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(folder)
     record = SingleProcess(
         pid=os.getpid(),
         created=psutil.Process().create_time(),

@@ -171,7 +171,7 @@ class MlflowSink:
     def _connected(self) -> MlflowClient:
         if self._client is None:
             # Two processes that create the schema at once break it; the lock is for processes other than the shipper.
-            (self._folder / ".hooke").mkdir(exist_ok=True)
+            (self._folder / ".hooke").mkdir(mode=0o700, exist_ok=True)
             with mlflow_lock(self._folder):
                 client = MlflowClient(tracking_uri=self.uri)
                 client.search_experiments(max_results=1)

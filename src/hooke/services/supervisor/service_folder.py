@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from hooke.base.errors import UsageError
-from hooke.base.files import FileLock, write_atomic, writing
+from hooke.base.files import FileLock, private_folder, write_atomic, writing
 from hooke.base.formats import did_you_mean
 from hooke.processes.usage import lives
 from hooke.project.folder import Project
@@ -122,8 +122,7 @@ class ServiceFolder:
         """Create it, for its owner alone. Raises HookeError."""
         with writing("the service's folder", self.path):
             for folder in (self.path, self.path / "children", self.path / "generations"):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                folder.chmod(0o700)
+                private_folder(folder)
 
     def child_socket(self, name: str) -> Path:
         """The socket of a child's control channel."""
