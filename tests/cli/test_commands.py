@@ -232,7 +232,41 @@ class TestRun:
         assert "finished" in job.hooke(*typed.split(), cwd=elsewhere).out
 
 
+LOGS = """
+    import logging
+    import fractions
+    from hooke import pipeline, task
+
+    {configured}
+    log = logging.getLogger(__name__)
+
+    @task
+    def fit(x: int) -> int:
+        log.info("rows: %s", x)
+        log.debug("not shown")
+        library = dict(name="lib", level=logging.INFO, pathname=fractions.__file__, lineno=1, msg="theirs", args=(), exc_info=None)
+        logging.getLogger("lib").handle(logging.LogRecord(**library))
+        return x
+
+    @pipeline
+    def job():
+        return fit(3)
+"""
+
+
 class TestLooking:
+    def test_what_a_task_logs_is_in_its_log(self, desk):
+        desk.write("job.py", LOGS.format(configured=""))
+        assert desk.hooke("run", "job.py").code == 0
+        assert desk.hooke("logs").out == "fit #1 | INFO job: rows: 3\n"
+
+    def test_a_module_that_configures_logging_is_left_alone(self, desk):
+        configured = 'logging.basicConfig(level=logging.DEBUG, format="mine: %(message)s")'
+        desk.write("job.py", LOGS.format(configured=configured))
+        assert desk.hooke("run", "job.py").code == 0
+        said = [line.rpartition(" | ")[2] for line in desk.hooke("logs").out.splitlines()]
+        assert said == ["mine: rows: 3", "mine: not shown", "mine: theirs"]
+
     @pytest.mark.long
     def test_runs_show_and_logs(self, job):
         job.hooke("run", "job.py", "--n", "3", "--on", "local:1")

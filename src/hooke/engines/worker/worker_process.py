@@ -32,6 +32,7 @@ from hooke.base.this_process import on_fork
 from hooke.engines.gang import GATHER
 from hooke.engines.worker.sampler import SAMPLES, Sampler
 from hooke.engines.worker.script import ImportedFiles, Script, StandIn
+from hooke.engines.worker.task_logging import show_what_tasks_log
 from hooke.journal.events import AttemptFailed, AttemptFinished, CallsFinished, Failure
 from hooke.keys.fingerprint import check_code
 from hooke.pipeline.engine import AlsoCall, Call
@@ -613,6 +614,7 @@ def _follow_driver(lifeline: int, fork_server: int) -> None:
 
 def main(fd: int, lifeline: int, tickets: int) -> None:
     """Serve attempts from the socket `fd`, each waiting one only with its ticket, until the driver ends the worker, or is gone."""
+    show_what_tasks_log()
     faulthandler.enable(2, all_threads=False)  # a segfault leaves its Python stack in the log
     import_edited()
     threading.Thread(target=_follow_driver, args=(lifeline, os.getppid()), daemon=True).start()
