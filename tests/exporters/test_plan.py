@@ -3,7 +3,7 @@
 import ast
 import difflib
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -362,6 +362,28 @@ def test_everything_that_cannot_be_expressed_is_said_at_once_and_with_its_fix():
 )
 def test_what_a_target_cannot_express_is_refused_with_its_reason(body, target, asked, reason):
     assert reason in refused(body, target, **asked)
+
+
+@dataclass(frozen=True)
+class Settled:
+    rate: float
+    rows: object = ()
+
+
+@pytest.mark.needs("cpu")
+@pytest.mark.parametrize("target", WRITTEN)
+def test_an_object_around_what_does_not_exist_yet_is_refused_by_what_is_inside(target):
+    def body(rate=0.5):
+        return double(Settled(rate, [numbers(3), rate]))
+
+    asked = {"image": IMAGES[target]} if target in IMAGES else {}
+    said = refused(body, target, **asked)
+    assert (
+        "argument `x` of `double` is an object that has the parameter rate, the result of numbers inside"
+        in said
+    )
+    assert "make the object in a task" in said
+    assert "Settled(rate=0.5, rows=())" in exported(lambda: double(Settled(0.5)), target, **asked)
 
 
 @pytest.mark.needs("cpu")

@@ -182,11 +182,6 @@ def test_refusals_are_told_apart(code, message, kind, right):
         ({"image": "a", "pod_template": "x"}, "pod_template = 'x' is not valid", "write a table"),
         ({"image": "a", "pod_template": {"spce": {}}}, "an unknown key: spce", "did you mean spec?"),
         ({"image": "a", "pod_template": {"spec": 3}}, "pod_template.spec = 3", "write a table"),
-        (
-            {"image": "a", "pod_template": {"metadata": {"label": {}}}},
-            "pod_template.metadata has an unknown key: label",
-            "did you mean labels?",
-        ),
         ({"image": "a", "memory": "2G"}, "2G", ""),
         ({"image": "a", "drain": "soon"}, "soon", ""),
     ],

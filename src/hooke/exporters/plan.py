@@ -444,10 +444,19 @@ class _PlanMaker:
         return value
 
     def _check_constant(self, what: str, value: Any, *, where: str) -> None:
-        try:
-            text = write_value(
-                value, _is_symbol, lambda made: None if promises_in(list(made.kwargs.values())) else "_"
+        if later := promises_in(value):  # in an object: lists and dicts have StepResults instead
+            inside = ", ".join(dict.fromkeys(self._shown(each) for each in later))
+            self.refusals.append(
+                Refusal(
+                    what=f"{what} is an object that has {inside} inside",
+                    why="an exported file has such objects as text, which is written before anything runs",
+                    fix="make the object in a task, which takes what is inside; or pass that to the task by itself",
+                    where=where,
+                )
             )
+            return
+        try:
+            text = write_value(value, _is_symbol, lambda _: "_")
         except UsageError as error:
             self.refusals.append(
                 Refusal(
@@ -469,6 +478,15 @@ class _PlanMaker:
             )
 
     # -- refusals
+
+    def _shown(self, promise: Promise) -> str:
+        """What it stands for, in words."""
+        parameter = self._symbols.get(promise.node)
+        return (
+            f"the result of {self._names[promise.node]}"
+            if parameter is None
+            else f"the parameter {parameter}"
+        )
 
     def _refuse_unable(self, node: Node) -> None:
         if node.on_error == "continue" and self._flavour == "plain":

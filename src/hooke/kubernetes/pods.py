@@ -143,22 +143,13 @@ _KINDS: tuple[tuple[str, Any, str], ...] = (
 
 def check_template(name: str, template: Mapping[str, Any]) -> None:
     """Raise UsageError for what a pod does not have. The API server looks at the rest."""
-    _check_keys(name, template, ("metadata", "spec"))
-    about = template.get("metadata")
-    if isinstance(about, Mapping):
-        _check_keys(f"{name}.metadata", about, ("annotations", "labels"))
+    valid = ("metadata", "spec")
     for key, value in template.items():
+        if key not in valid:
+            meant = did_you_mean(key, valid)
+            raise UsageError(f"{name} has an unknown key: {key}", fix=f"{meant}valid: {', '.join(valid)}")
         if value is not None and not isinstance(value, Mapping):
             raise UsageError(f"{name}.{key} = {value!r} is not valid", fix="write a table")
-
-
-def _check_keys(name: str, given: Mapping[str, Any], valid: Sequence[str]) -> None:
-    for key in given:
-        if key not in valid:
-            raise UsageError(
-                f"{name} has an unknown key: {key}",
-                fix=f"{did_you_mean(key, valid)}valid: {', '.join(valid)}",
-            )
 
 
 def options_of(options: Mapping[str, Any], names: Sequence[str], *, table: str) -> dict[str, Any]:
