@@ -185,7 +185,7 @@ class Laptop(Driver):
         """The nodes of finished attempts."""
         return [event.node for event in self.events(run) if isinstance(event, AttemptFinished)]
 
-    def started(self, run, *, since):
+    def started_since(self, run, since):
         """The nodes of attempts that began after that time."""
         found = [event for event in self.events(run) if isinstance(event, AttemptStarted)]
         return [event.node for event in found if event.at > since]
@@ -262,7 +262,7 @@ def test_a_storm_around_a_driver_in_the_cluster(laptop, cluster, admin):
     code, printed, said = laptop.hooke("attach", run, within_s=400)
     assert (code, printed) == (0, f"{sum(range(51))}\n"), said
     assert [event.resumed for event in laptop.starts(run)] == [False, True]
-    again = [each for each in laptop.started(run, since=laptop.starts(run)[1].at) if each in durable]
+    again = [each for each in laptop.started_since(run, laptop.starts(run)[1].at) if each in durable]
     assert not again, "nothing durable runs again"
     assert len(laptop.finished(run)) == len(set(laptop.finished(run))) == 52
     wait(lambda: not laptop.left(), within_s=90)

@@ -1,5 +1,8 @@
 """What a pod's status and a refusal mean, options, and patches of manifests: all without a cluster."""
 
+import contextlib
+import time
+
 import pytest
 
 from hooke.base.errors import UsageError
@@ -7,6 +10,7 @@ from hooke.kubernetes.client import refused
 from hooke.kubernetes.pods import (
     PodOptions,
     lacks_right,
+    log_of,
     merged,
     pod_trouble,
     refusal_of,
@@ -212,3 +216,34 @@ def test_a_pod_asks_for_what_its_options_say():
     assert (container["image"], container["imagePullPolicy"]) == ("i:1", "Always")
     limits = {"memory": str(1 << 30), "nvidia.com/gpu": "1"}
     assert container["resources"] == {"requests": {"cpu": "2"} | limits, "limits": limits}
+
+
+class Logs:
+    """A client whose logs are these, one after another."""
+
+    def __init__(self, *texts):
+        self.texts = list(texts)
+
+    @contextlib.contextmanager
+    def logs(self, pod, *, namespace, container):
+        yield iter(self.texts.pop(0))
+
+
+APOLOGY = [b"unable to retrieve container logs for containerd://901222ee99b1"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "log"),
+    [
+        ([[b"ready", b"done"]], b"ready\ndone\n"),
+        ([APOLOGY, [b"ready"]], b"ready\n"),
+        ([APOLOGY, APOLOGY, APOLOGY], b""),
+        ([[*APOLOGY, b"ready"]], APOLOGY[0] + b"\nready\n"),
+        ([[]], b""),
+    ],
+)
+def test_what_a_busy_kubelet_says_is_no_log(texts, log, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    client = Logs(*texts)
+    assert log_of(client, "a") == log
+    assert not client.texts

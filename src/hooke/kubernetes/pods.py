@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
@@ -445,8 +446,23 @@ def _end_of(status: Manifest) -> Trouble:
     return Trouble(kind="ended", says="its program has ended")
 
 
+_NO_LOG = re.compile(rb"unable to retrieve container logs for \S+\n")
+"""What a kubelet answers, with the code of success, where its runtime is too busy to say where the log is."""
+_LOG_PAUSES_S = (0.2, 1.0)
+
+
 def log_of(client: Kubernetes, pod: str, *, namespace: str = "") -> bytes:
     """What the working container has written until now; empty where its node is gone, or it never was. Where it may not be read, that."""
+    for pause_s in (*_LOG_PAUSES_S, None):
+        found = _log_now(client, pod, namespace)
+        if not _NO_LOG.fullmatch(found):
+            return found
+        if pause_s is not None:
+            time.sleep(pause_s)
+    return b""
+
+
+def _log_now(client: Kubernetes, pod: str, namespace: str) -> bytes:
     try:
         with client.logs(pod, namespace=namespace, container=WORKER) as lines:
             return b"".join(line + b"\n" for line in lines)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from hooke.base.distributions import DISTRIBUTION
 from hooke.base.errors import UsageError
 from hooke.base.formats import format_bytes
 from hooke.cli.entry import Commands
@@ -38,7 +39,7 @@ _packages = click.option(
     "packages",
     metavar="PACKAGE",
     multiple=True,
-    help="A package of this environment that the image needs, with all that it requires, as for pip: pandas, hooke-ml[dask]; may be repeated.",
+    help=f"A package of this environment that the image needs, with all that it requires, as for pip: pandas, {DISTRIBUTION}[dask]; may be repeated.",
 )
 _folder = click.option(
     "--output",
