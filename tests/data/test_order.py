@@ -120,6 +120,7 @@ CONFIGURATIONS = [
     (BlockLayout(rows=400_000, block=1024, lanes=8, window=8), 128),
     (BlockLayout(rows=400_000, block=64, lanes=24, window=214), 256),
     (BlockLayout(rows=400_000, block=1, lanes=24, window=50), 256),
+    (BlockLayout(rows=4_000, block=16, lanes=8, window=2), 1),
     (BlockLayout(rows=100_000, block=128, lanes=16, window=4), 64),
     (
         BlockLayout(rows=400_000, block=1024, lanes=24, window=1),

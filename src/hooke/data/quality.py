@@ -94,7 +94,8 @@ def _bytes(block: int, lanes: int, window: int, row_bytes: float) -> float:
 
 def predicted_vif(layout: BlockLayout, batch: int) -> float:
     """The VIF for data that are sorted by block."""
-    if layout.block == 1 or layout.blocks < 2 or layout.rows <= batch:  # drawn one by one, or all at once
+    drawn_alone = layout.block == 1 or batch == 1
+    if drawn_alone or layout.blocks < 2 or layout.rows <= batch:
         return 1.0
     rows = layout.rows
     of_any = _equal_pairs(layout, layout.blocks, rows) / rows**2 + 1 / rows

@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import random
+import types
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -197,8 +198,11 @@ def check_declared(graph: Graph, place: BackendChoice) -> None:
 def warn_of_changed_globals(graph: Graph) -> None:
     """Warn of tasks that count in a global: each worker has its own, so results depend on which calls it had before."""
     for task in {node.task.name: node.task for node in graph.nodes}.values():
-        code = getattr(inspect.unwrap(task.function), "__code__", None)
-        names = updated_globals(code) if code is not None else []
+        function: Any = task.function
+        with suppress(ValueError):  # an object that names another wrapped one without end
+            function = inspect.unwrap(function)
+        code = getattr(function, "__code__", None)
+        names = updated_globals(code) if isinstance(code, types.CodeType) else []
         if names:
             _log.warning(
                 "note: the task %s changes %s, of which each worker has its own: what a call sees depends on the calls before it there, and "

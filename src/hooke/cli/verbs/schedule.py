@@ -192,7 +192,7 @@ def _files(
 
 
 def _cron_job(wanted: Schedule, project: Project, place: str, backend: str, words: Sequence[str]) -> str:
-    """Its tasks run where `backend` says: by default in pods of the place, else mostly in the driver's own pod, which is as large then."""
+    """Its tasks run where `backend` says, by default in pods of the place. The driver's pod is as large if they run there."""
     if not place:
         raise UsageError(
             "a CronJob needs --place",
@@ -218,7 +218,7 @@ def _cron_job(wanted: Schedule, project: Project, place: str, backend: str, word
         trigger(wanted),
         paths=DriverPaths(project=str(root), folder=str(root / here.relative_to(project.root))),
         options=pods,
-        own=replace(own, works=found.engine in ("local", "serial")),
+        own=replace(own, works=found.engine != "kubernetes" and found.at is None),
     )
     if pods.namespace:
         made["metadata"]["namespace"] = pods.namespace
