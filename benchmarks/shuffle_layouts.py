@@ -2,7 +2,7 @@
 
     python -m benchmarks.shuffle_layouts --record
 
-Of 200 random cases, those whose file has at most 4 GB are packed, until 60 have been, and the layout of the file is measured; the others have
+Of 100 random cases, those whose file has at most 4 GB are packed, until 60 have been, and the layout of the file is measured; the others have
 the layout that the planner gives such a file. All are measured on the production order, for data that are alike within each block.
 """
 
@@ -27,15 +27,15 @@ from hooke.data.quality import WORST_VIF, measured_vif, plan_layout, predicted_v
 
 RECORD = Path(__file__).with_name("records") / "shuffle_layouts.json"
 SEED = 7
-CASES = 200
+CASES = 100
 PACKED = 60
 MOST_FILE_BYTES = 4 << 30
 KINDS = ("numbers", "numbers and text", "values")
 REFERENCE_BYTES = 16
 BATCHES = 4000
-WINDOWS = 200
+WINDOWS = 100
 """That are measured at least, in as many epochs as that takes, but at most MOST_EPOCHS: a window's blocks are one random draw."""
-MOST_EPOCHS = 24
+MOST_EPOCHS = 8
 CHECKED = 20
 """Batches of a file whose rows are compared with those of the order."""
 
