@@ -30,7 +30,7 @@ def settings(name, **data):
 
 
 def test_a_field_that_the_server_does_not_know_is_refused(admin, namespace):
-    wrong = pod("one")
+    wrong = pod("one", "pass")
     wrong["spec"]["nodeSelecter"] = {"disk": "ssd"}
     for write in (admin.create, admin.apply):
         with pytest.raises(ApiError, match="nodeSelecter"):

@@ -15,6 +15,9 @@ from tests.support.fuzzing.choices import Choices, shrink
 from tests.support.fuzzing.play import Played, play
 from tests.support.sizes import bound, choose_size
 
+# Their functions take a number or a list by one parameter, which a map is right to wonder at.
+pytestmark = pytest.mark.filterwarnings("ignore:.* gets them all:UserWarning")
+
 PROGRAMS = choose_size(sample=40, full=60, soak=10_000)
 PARTS = 10  # processes share them
 FOUND_WITHIN = 400
