@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hooke.base.formats import format_bytes
 from hooke.data import Shuffled, pack
 from hooke.data.order import BlockLayout, Order
 from hooke.data.packing import rows_of_a_block

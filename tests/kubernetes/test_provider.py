@@ -160,7 +160,7 @@ def test_pods_go_to_spot_nodes_which_others_keep_off_and_say_when_their_node_is_
     admin.patch("v1/Node", "node1", {"metadata": {"labels": {SPOT: "true"}}})
     taint_node(admin, (SPOT, "NoSchedule"))
     try:
-        wait(lambda: list(phases(provider).values()) == ["ready"])
+        wait(lambda: list(phases(provider).values()) == ["ready"], within_s=300, told=lambda: why(provider))
         elsewhere = pods("other")
         elsewhere.launch("one")
         assert "untolerated taint" in why(elsewhere)
