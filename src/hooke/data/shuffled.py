@@ -378,9 +378,9 @@ class Shuffled:
             return
         enough = memory_for(own.rows, own.row_bytes, self.batch, own.together)
         _log.warning(
-            "%r: %s of memory hold too few blocks for a good shuffle. If the data are sorted, the means of its batches have %.2f times the "
+            "%s: %s of memory hold too few blocks for a good shuffle. If the data are sorted, the means of its batches have %.2f times the "
             "variance of a perfect shuffle's; for at most 1.05 times, pass memory=%d (%s)",
-            self,
+            repr(self),  # who keeps the record does not keep the file
             format_bytes(self._memory),
             predicted,
             enough,
