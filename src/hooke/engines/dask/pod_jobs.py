@@ -184,8 +184,7 @@ class PodJobs:
         self._preemptors: dict[str, str] = {}
         self._list_by = self._list_again = self._check_again = self._ask_again = 0.0
         self._news: SimpleQueue[PodState | Exception] = SimpleQueue()
-        # The driver's own Job has the label of the run, too.
-        workers = selector({RUN_LABEL: self._run, COMPONENT: WORKER})
+        workers = selector({RUN_LABEL: self._run, COMPONENT: WORKER})  # its driver's Job has its label, too
         self._of_run = {"namespace": self._namespace, "labels": workers}
         self._watch = Watch(client, POD, **self._of_run, trim=trim_pod)
         self._follower = self.thread(self._follow, "hooke-pods")
