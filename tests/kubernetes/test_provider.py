@@ -134,13 +134,17 @@ def test_pods_of_an_instance_type_have_a_node_each(cluster, pods, admin):
     first = provider.launch("first")
     assert "no node has room for it" in why(provider)  # no node is one of these
     admin.patch("v1/Node", "node1", label)
-    wait(lambda: phases(provider)[first] == "ready")
-    second = provider.launch("second")
-    wait(lambda: "didn't match pod anti-affinity rules" in whys(provider)[second])
-    provider.release(first)
-    wait(lambda: phases(provider) == {second: "ready"})
-    label["metadata"]["labels"]["node.kubernetes.io/instance-type"] = None
-    admin.patch("v1/Node", "node1", label)
+    try:
+        wait(lambda: phases(provider)[first] == "ready")
+        second = provider.launch("second")
+        wait(lambda: "didn't match pod anti-affinity rules" in whys(provider)[second])
+        provider.release(first)
+        wait(lambda: phases(provider) == {second: "ready"})
+        provider.release(second)  # before the next test: on this node no other pod may start beside it
+        wait(lambda: not phases(provider))
+    finally:
+        label["metadata"]["labels"]["node.kubernetes.io/instance-type"] = None
+        admin.patch("v1/Node", "node1", label)
 
 
 SPOT = "cloud.google.com/gke-spot"

@@ -343,6 +343,25 @@ def test_writers_and_merges_killed_again_and_again(tmp_path):
     assert merges == 5, "merges were under way"
 
 
+def test_a_leftover_that_another_process_clears_first_is_no_failure(tmp_path, monkeypatch):
+    backend = FolderBackend(tmp_path, durable="none")
+    write(backend, "keys/aa/1", b"x")
+    leftover = tmp_path / "packs" / "of-a-merge.tmp"
+    scandir = os.scandir
+
+    def listed_late(folder):  # each listing shows it, and then it is gone
+        leftover.write_bytes(b"x")
+        entries = list(scandir(folder))
+        leftover.unlink()
+        return entries
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_packs.os, "scandir", listed_late)
+        backend.compact()
+    assert not leftover.exists()
+    assert content(backend, "keys/aa/1") == b"x"
+
+
 @pytest.mark.needs("cpu")
 def test_readers_go_on_while_others_merge(tmp_path):
     writer, merger = (FolderBackend(tmp_path, durable="none") for _ in range(2))

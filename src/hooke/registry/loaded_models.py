@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,9 @@ class ProjectModels:
         """An empty temporary folder for a new model. Removes folders that killed processes left more than a day ago."""
         self.folder.mkdir(exist_ok=True)
         for left in self.folder.glob(f"{MAKING}*"):
-            if time.time() - left.stat().st_mtime > LEFT_AFTER_S:
-                shutil.rmtree(left, ignore_errors=True)
+            with suppress(FileNotFoundError):  # its process has just ended
+                if time.time() - left.stat().st_mtime > LEFT_AFTER_S:
+                    shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=MAKING, dir=self.folder) as made:
             folder = Path(made, "model")
             folder.mkdir()

@@ -325,12 +325,14 @@ def _flock(fd: int, kind: int) -> bool:
 
 
 def _used_at(folder: Path) -> float:
-    files = [
-        folder.with_name(f"{folder.name}{_RECORD}"),
-        folder,
-        *(folder.iterdir() if folder.is_dir() else ()),
-    ]
-    return max((file.lstat().st_mtime for file in files if file.exists()), default=time.time())
+    files = [folder.with_name(f"{folder.name}{_RECORD}"), folder]
+    with suppress(FileNotFoundError):  # the folder may be gone, and each file since it was listed
+        files += folder.iterdir()
+    times: list[float] = []
+    for file in files:
+        with suppress(FileNotFoundError):
+            times.append(file.lstat().st_mtime)
+    return max(times, default=time.time())
 
 
 def _bytes_below(folder: Path) -> Iterator[int]:

@@ -578,10 +578,11 @@ class Packs:
         """Files of merges and of new packs whose process was killed."""
         for entry in list(os.scandir(self._folder)):
             stem, _, kind = entry.name.rpartition(".")
-            if (kind == "index" and not os.path.exists(f"{self._folder}/{stem}.pack")) or (
-                kind == "tmp" and entry.stat().st_mtime < time.time() - 3600
-            ):
-                os.unlink(entry.path)
+            with suppress(FileNotFoundError):  # a merge that just ended, or another that clears
+                if (kind == "index" and not os.path.exists(f"{self._folder}/{stem}.pack")) or (
+                    kind == "tmp" and entry.stat().st_mtime < time.time() - 3600
+                ):
+                    os.unlink(entry.path)
 
     def _merge(self, chosen: Callable[[PackFile, int], bool], *, most: int | None = None) -> None:
         """Write the records of chosen packs that nobody writes to into new ones. The caller holds the lock.

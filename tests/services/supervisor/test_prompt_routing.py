@@ -91,7 +91,7 @@ class Model(Supervised):
         return facts_of(self.folder, "Slowly")["front"]
 
     def answered(self) -> Counter[int]:
-        """How many requests each replica has answered, health checks included, of which nobody makes any."""
+        """How many requests each replica has answered."""
         replicas = facts_of(self.folder, "Slowly")["replicas"]
         return Counter({one["pid"]: one["answered"] for one in replicas})
 
@@ -121,7 +121,7 @@ def text(name: object, size: int = 600) -> str:
     return (f"{name} is the subject of this text. " * (size // 20))[:size]
 
 
-def until(holds, within_s=60.0):
+def until(holds, within_s=180.0):
     ends = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < ends
