@@ -199,19 +199,21 @@ def test_comets_own_checks_take_odd_names_and_what_it_shows_is_what_was_logged(t
     )
     sink.close()
     assert receipt.notes == [
-        "'x\\ny' is called 'x y' in Comet, where names have no line breaks",
-        "'two\\nlines' is called 'two lines' in Comet, where names have no line breaks",
+        "'x\\ny' is called 'x y-78b04ae0' in Comet, where names have no line breaks",
+        "'two\\nlines' is called 'two lines-b9e6235d' in Comet, where names have no line breaks",
     ]
     (file,) = (tmp_path / "comet").iterdir()
     check_by_comets_own_schemas(file)
     found = rows(file, tmp_path)
     assert [row for row in found if row[0] == "metric"] == [
-        ("metric", "x y", "1.0"),
+        ("metric", "x y-78b04ae0", "1.0"),
         ("metric", "x", "inf"),
         ("metric", "x", "1e+300"),
         ("metric", "x", "nan"),
     ]
-    assert {("param", "empty", ""), ("param", "two lines", "a\\nb"), ("param", "ü", "✓")} <= set(found)
+    assert {("param", "empty", ""), ("param", "two lines-b9e6235d", "a\\nb"), ("param", "ü", "✓")} <= set(
+        found
+    )
     assert {("log_other", "Name", "fit[0]"), ("log_other", "hooke.parent", "a")} <= set(found)
     assert [row[:2] for row in found if row[0] == "file_upload"] == [("file_upload", "asset")]
     assert "Section metric [count]: (min, max)" in comet("offline", str(file), home=tmp_path)

@@ -11,72 +11,28 @@ import time
 
 import msgspec
 import pytest
+from tests.sync.logbook import Logbook
 
 from hooke.base.errors import HookeError, JournalError
 from hooke.base.files import FileLock
 from hooke.base.formats import short_repr
-from hooke.base.ref import Ref
 from hooke.journal.events import (
-    AttemptFailed,
-    AttemptFinished,
-    AttemptStarted,
-    Failure,
     MadeOf,
     NodePlanned,
     RunFinished,
     RunMadeOf,
     RunStarted,
 )
-from hooke.journal.run_folders import LOCK, RunsFolder
+from hooke.journal.run_folders import RunsFolder
 from hooke.journal.writer import Journal
 from hooke.project.folder import Project
-from hooke.sinks.sink import Receipt
+from hooke.sinks.sink import Receipt, SinkAway
 from hooke.sync import outbox
 from hooke.sync.shipper import Shipper, load_cursor, standing
 from hooke.sync.sync_report import tracking_lines
 from hooke.testing import MemorySink
 from hooke.testing.sink_suite import SeenRun
 from hooke.tracking.tracker import Tracker
-
-
-class Logbook:
-    """A run whose journals a test writes, and what must arrive of it."""
-
-    def __init__(self, runs: RunsFolder, run: str = "sweep-20261125-120000-abcd") -> None:
-        self.runs, self.run = runs, run
-        self.folder = runs.create(run)
-        self.lock = FileLock(self.folder / LOCK)
-        assert self.lock.try_acquire()
-        self.driver = Journal.create(self.folder, "driver", durable="none")
-        self.driver.append(RunStarted(run=run, pipeline="sweep", entry="job.py:sweep", shown={"n": "4"}))
-        self.driver.append(NodePlanned(node=0, task="fit", key="k", kind="map", items=8))
-        self.driver.append(NodePlanned(node=1, task="best", key="l"))
-        self.trackers = [Tracker(self.folder, f"local-{at}", durable="none") for at in range(2)]
-
-    def begin(self, attempt: int, node: int = 0, number: int = 1) -> None:
-        self.driver.append(AttemptStarted(attempt=attempt, node=node, lo=0, hi=1, number=number))
-
-    def log(self, attempt: int | None, item: int | None, value: float, worker: int = 0) -> None:
-        tracker = self.trackers[worker]
-        tracker.attempt, tracker.item = attempt, item
-        tracker.log_metric("loss", value)
-
-    def succeed(self, attempt: int) -> None:
-        self.driver.append(
-            AttemptFinished(attempt=attempt, node=0, lo=0, hi=1, ref=Ref(digest="0" * 64, size=1))
-        )
-
-    def fail(self, attempt: int) -> None:
-        failure = Failure(kind="TaskError", message="too bad")
-        self.driver.append(AttemptFailed(attempt=attempt, node=0, lo=0, hi=1, failure=failure))
-
-    def end(self, status: str | None = "finished") -> None:
-        if status is not None:
-            self.driver.append(RunFinished(status=status))
-        self.driver.close()
-        for tracker in self.trackers:
-            tracker.close()
-        self.lock.release()
 
 
 @pytest.fixture
@@ -347,11 +303,13 @@ def test_what_a_tracker_took_before_it_went_away_is_neither_sent_nor_counted_twi
         book.begin(attempt)
         book.log(attempt, 0, float(attempt))
     book.end()
-    sink, clock, taken = MemorySink(), Turned(), []
+    sink, clock, taken, refused = MemorySink(), Turned(), [], set()
     write = sink.write
 
     def some(batch):
-        sink.away = len(taken) in (2, 3) and not sink.away
+        if len(taken) in (2, 3) and len(taken) not in refused:
+            refused.add(len(taken))
+            raise SinkAway("the tracker is away")
         receipt = write(batch)
         taken.append(batch.run.key)
         return receipt

@@ -24,7 +24,7 @@ from hooke.base.files import write_atomic
 from hooke.sinks.comet_messages import (
     EXPERIMENT,
     MESSAGES,
-    CometNames,
+    comet_names,
     experiment,
     experiment_key,
     file_lines,
@@ -73,7 +73,7 @@ class CometArchives:
     def write(self, batch: LoggedBatch) -> Receipt:
         """Add the batch to the run's draft. Raises SinkAway if the disk has no room, HookeError for a damaged file."""
         receipt = Receipt()
-        names = CometNames(receipt)
+        names = comet_names(receipt)
         lines = [(line,) for line in point_lines(batch.points, names)]
         receipt.merged = len(lines) - len(set(lines))
         notes = note_lines(batch, names)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,15 +21,16 @@ import msgspec
 
 from hooke.base.files import sync_path
 from hooke.journal.events import WITH_FAILURES
+from hooke.sinks.accepted_names import AcceptedNames
 from hooke.sinks.sink import LoggedBatch, LoggedPoints, Media, Receipt, ShippedRun
 from hooke.tracking.logged_values import HistogramFile
 
 __all__ = [
     "EXPERIMENT",
     "MESSAGES",
-    "CometNames",
     "Line",
     "comet_histogram",
+    "comet_names",
     "experiment",
     "experiment_key",
     "file_lines",
@@ -47,23 +49,14 @@ Line: TypeAlias = tuple[str, str]
 """The subject of a message (the last message of a subject counts), and the message."""
 
 
-class CometNames:
-    """Names without line breaks, as Comet's readers need them. Changed names are noted in the receipt."""
-
-    def __init__(self, receipt: Receipt) -> None:
-        self._receipt = receipt
-        self._known: dict[str, str] = {}
-
-    def of(self, name: str) -> str:
-        """The name in Comet."""
-        known = self._known.get(name)
-        if known is None:
-            known = self._known[name] = name.replace("\n", " ")
-            if known != name:
-                self._receipt.notes.append(
-                    f"{name[:80]!r} is called {known[:80]!r} in Comet, where names have no line breaks"
-                )
-        return known
+def comet_names(receipt: Receipt) -> AcceptedNames:
+    """Names without line breaks, as Comet's readers need them."""
+    return AcceptedNames(
+        receipt,
+        lambda name: name.replace("\n", " "),
+        where="in Comet, where names have no line breaks",
+        most=sys.maxsize,
+    )
 
 
 def experiment_key(key: str) -> str:
@@ -105,7 +98,7 @@ def status_line(run: ShippedRun) -> Line:
     return _other("hooke.status", run.status, run)
 
 
-def point_lines(points: LoggedPoints, names: CometNames) -> Iterator[str]:
+def point_lines(points: LoggedPoints, names: AcceptedNames) -> Iterator[str]:
     """The lines of the points, in order."""
     for name, value, step, at in zip(*points, strict=True):
         metric = {"metricName": names.of(name), "metricValue": value, "step": step, "epoch": None}
@@ -113,7 +106,7 @@ def point_lines(points: LoggedPoints, names: CometNames) -> Iterator[str]:
         yield _message("metric_msg", {"local_timestamp": _ms(at), "metric": metric}, at=at)
 
 
-def note_lines(batch: LoggedBatch, names: CometNames) -> list[Line]:
+def note_lines(batch: LoggedBatch, names: AcceptedNames) -> list[Line]:
     """The lines of parameters and tags."""
     lines = []
     for given, value in batch.params.items():
@@ -127,7 +120,7 @@ def note_lines(batch: LoggedBatch, names: CometNames) -> list[Line]:
 
 
 def file_lines(
-    batch: LoggedBatch, names: CometNames, receipt: Receipt
+    batch: LoggedBatch, names: AcceptedNames, receipt: Receipt
 ) -> Iterator[tuple[Line, str, Path | bytes]]:
     """The lines of existing artifacts, each with its name in the archive and its file or content."""
     for given, file in batch.artifacts.items():
@@ -162,7 +155,7 @@ KINDS = {"image": "visualization", "histogram": "histogram3d"}
 """Comet's types of uploads."""
 
 
-def _media_params(key: str, media: Media, names: CometNames) -> dict[str, Any]:
+def _media_params(key: str, media: Media, names: AcceptedNames) -> dict[str, Any]:
     """As in Comet's log_image and log_histogram_3d, which have a random id instead of one that follows from the image."""
     unique = hashlib.sha256(f"{key}:{media.kind}:{media.name}:{media.step}".encode()).hexdigest()[:32]
     name = names.of(media.name)

@@ -22,7 +22,7 @@ from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError, MissingExtra
 from hooke.sinks.comet_limits import METRICS, MOST_VALUES, NOTES, allowance, thinned
 from hooke.sinks.comet_messages import (
-    CometNames,
+    comet_names,
     experiment,
     file_lines,
     note_lines,
@@ -78,7 +78,7 @@ class CometService:
     def write(self, batch: LoggedBatch) -> Receipt:
         """Send the batch, and wait as long as Comet's limits require. Raises SinkAway."""
         receipt = Receipt()
-        names, run = CometNames(receipt), batch.run
+        names, run = comet_names(receipt), batch.run
         points = self._allowed(batch, receipt)
         notes = note_lines(batch, names)
         if run.key not in self._begun:

@@ -11,22 +11,33 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from hooke.base.errors import HookeError
 from hooke.journal.events import FINISHED, WITH_FAILURES
-from hooke.sinks.sink import InputDataSet, LoggedBatch, LoggedPoints, Media, Receipt, ShippedRun, SinkAway
+from hooke.sinks.accepted_names import AcceptedNames, told_apart
+from hooke.sinks.sink import (
+    Held,
+    InputDataSet,
+    LoggedBatch,
+    LoggedPoints,
+    Media,
+    Receipt,
+    ShippedRun,
+    SinkAway,
+)
 from hooke.tracking.mlflow_runs import OWN_TAG, RUN_TAG, configured_uri, mlflow_lock, run_filter
 
 __all__ = ["MlflowSink"]
@@ -38,6 +49,9 @@ MOST_KEY = 250
 MOST_PARAM = 6000
 MOST_TAG = 8000
 _FORBIDDEN = re.compile(r"[^\w.\- :/]")
+_NOT_ACCEPTED = "in MLflow, which does not accept that name"
+SENT_TAG = "hooke.sent"
+"""The tag of a run with its last mark."""
 
 STATUS = {
     "running": "RUNNING",
@@ -57,6 +71,8 @@ TAGS = {
 """Tags for which MLflow has its own names."""
 REFUSED = {"BAD_REQUEST", "INVALID_PARAMETER_VALUE"}
 """MLflow's error codes for data that it will never take."""
+ACTIVE = "active"
+"""The stage of what is not deleted."""
 BLOCKED = {"INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
 """MLflow's error codes about the run, such as a deleted run. All other errors, such as an invalid token, may be temporary."""
 
@@ -111,6 +127,10 @@ class MlflowSink:
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
         self._ids: dict[str, str] = {}
+        self._homes: dict[str, str] = {}
+        """Key of a run -> the id of its experiment, whatever its users have called that since."""
+        self._elsewhere: dict[str, list[Run]] = {}
+        """Key of a run without parent -> what all experiments had of it and of those nested in it when that was asked."""
         self._params: dict[str, dict[str, str]] = {}
         self._latest: dict[tuple[str, str], tuple[int, set[tuple[int, str]]]] = {}
 
@@ -118,7 +138,7 @@ class MlflowSink:
         """Log the batch in as few requests as MLflow's limits allow."""
         receipt = Receipt()
         run_id = self._run(batch.run, batch.tags.get(OWN_TAG, ""))
-        names = _Names(receipt)
+        names = AcceptedNames(receipt, _accepted, where=_NOT_ACCEPTED, most=MOST_KEY)
         metrics = list(self._metrics(batch.run.key, batch.points, names, receipt))
         params = self._new_params(batch, run_id, names, receipt)
         tags = [
@@ -146,6 +166,33 @@ class MlflowSink:
         run_id = self._run(run)
         ended = _ms(run.ended_at) if run.ended_at is not None else None
         self._ask(lambda client: client.set_terminated(run_id, STATUS[run.status], ended))
+
+    def holds(self, run: ShippedRun, keys: Collection[str]) -> Held:
+        """See CheckedSink."""
+        self._forget(run, keys)
+        named = self._ask(lambda client: client.get_experiment_by_name(run.experiment))
+        nested = run_filter(run.key, nested=True)
+        near = self._search(nested, [named.experiment_id]) if named is not None else []
+        found = self._active(near, keys)
+        if not found.keys() >= set(keys):  # in another one: users rename and move
+            found = self._active(self._search(nested, self._all_experiments()), keys)
+        for key, each in found.items():
+            self._know(key, each)
+        itself = found.get(run.key)
+        return Held(frozenset(found), int(itself.data.tags.get(SENT_TAG, "0")) if itself is not None else 0)
+
+    def _forget(self, run: ShippedRun, keys: Collection[str]) -> None:
+        """Another may have deleted what this process made."""
+        self._experiments.pop(run.experiment, None)
+        self._elsewhere.pop(run.key, None)
+        for key in keys:
+            self._ids.pop(key, None)
+            self._homes.pop(key, None)
+        self._latest = {mark: seen for mark, seen in self._latest.items() if mark[0] not in keys}
+
+    def mark(self, run: ShippedRun, sent: int) -> None:
+        """See CheckedSink."""
+        self._log(self._run(run), Receipt(), tags=[RunTag(SENT_TAG, str(sent))])
 
     def close(self) -> None:
         """Nothing is open between requests."""
@@ -197,13 +244,22 @@ class MlflowSink:
         except HookeError as error:
             if isinstance(error, SinkAway):
                 raise
-            return None  # it was deleted, or is in another server
-        return self._adopted(found, run, parent) if found.data.tags.get(RUN_TAG) == run.key else None
+            return None  # it was deleted for good, or is in another server
+        if found.data.tags.get(RUN_TAG) != run.key:
+            return None
+        if found.info.lifecycle_stage != ACTIVE:
+            raise self._deleted(found)
+        return self._adopted(found, run, parent)
 
-    def _adopted(self, found: Any, run: ShippedRun, parent: str) -> str:
+    def _know(self, key: str, found: Run) -> None:
+        self._ids[key] = found.info.run_id
+        self._homes[key] = found.info.experiment_id
+        self._params[found.info.run_id] = dict(found.data.params)
+
+    def _adopted(self, found: Run, run: ShippedRun, parent: str) -> str:
         """The id of a run that is there. What MLflow's own calls in a task could not know of it is added."""
+        self._know(run.key, found)
         known: str = found.info.run_id
-        self._params[known] = dict(found.data.params)
         tags = {name: value[:MOST_TAG] for name, value in run.tags.items()}
         if parent:
             tags["mlflow.parentRunId"] = parent
@@ -215,19 +271,63 @@ class MlflowSink:
         return known
 
     def _found(self, run: ShippedRun, parent: str) -> str | None:
-        experiment = self._experiment(run.experiment)
+        """The id of a run that is there, in its experiment or, as users rename them, in another one."""
+        found = self._active(self._search(run_filter(run.key), [self._home(run)]), [run.key])
+        if not found:
+            root = run.parent or run.key
+            if root not in self._elsewhere:
+                everywhere = self._search(run_filter(root, nested=True), self._all_experiments())
+                self._elsewhere[root] = list(everywhere)
+            found = self._active(self._elsewhere[root], [run.key])
+        return self._adopted(found[run.key], run, parent) if found else None
+
+    def _active(self, there: Iterable[Run], keys: Collection[str]) -> dict[str, Run]:
+        """The runs of these keys. Raises HookeError for one deleted or doubled."""
+        active: dict[str, Run] = {}
+        deleted: dict[str, Run] = {}
+        for found in there:
+            name = found.data.tags[RUN_TAG]
+            if name not in keys:
+                continue
+            if found.info.lifecycle_stage != ACTIVE:
+                deleted[name] = found
+            elif name in active:
+                raise self._doubled(active[name], found)
+            else:
+                active[name] = found
+        for name, found in deleted.items():
+            if name not in active:
+                raise self._deleted(found)
+        return active
+
+    def _search(self, which: str, experiments: list[str]) -> Iterator[Run]:
+        token: str | None = None
+        while experiments:
+            page = self._ask(
+                lambda client, token=token: client.search_runs(
+                    experiments, which, run_view_type=ViewType.ALL, page_token=token
+                )
+            )
+            yield from page
+            if not (token := page.token):
+                return
+
+    def _all_experiments(self) -> list[str]:
+        found: list[str] = []
         token: str | None = None
         while True:
             page = self._ask(
-                lambda client, token=token: client.search_runs(
-                    [experiment], run_filter(run.key), page_token=token
+                lambda client, token=token: client.search_experiments(
+                    view_type=ViewType.ALL, page_token=token
                 )
             )
-            for found in page:
-                if found.data.tags[RUN_TAG] == run.key:
-                    return self._adopted(found, run, parent)
+            found += [each.experiment_id for each in page]
             if not (token := page.token):
-                return None
+                return found
+
+    def _home(self, run: ShippedRun) -> str:
+        """The id of the experiment of a run: that of its parent, else the one with its name, which is made if it is missing."""
+        return self._homes.get(run.parent or "") or self._experiment(run.experiment)
 
     def _made(self, run: ShippedRun, parent: str) -> str:
         tags = {RUN_TAG: run.key, "mlflow.source.type": "LOCAL"} | {
@@ -237,13 +337,20 @@ class MlflowSink:
             tags["mlflow.source.name"] = entry
         if parent:
             tags["mlflow.parentRunId"] = parent
-        experiment = self._experiment(run.experiment)
-        made = self._ask(
-            lambda client: client.create_run(
-                experiment, start_time=_ms(run.started_at), tags=tags, run_name=run.name
+        experiment = self._home(run)
+        try:
+            made = self._ask(
+                lambda client: client.create_run(
+                    experiment, start_time=_ms(run.started_at), tags=tags, run_name=run.name
+                )
             )
-        )
-        self._params[made.info.run_id] = {}
+        except SinkAway:
+            raise
+        except HookeError:
+            self._experiments.pop(run.experiment, None)
+            self._check_experiment(experiment)
+            raise
+        self._know(run.key, made)
         run_id: str = made.info.run_id
         return run_id
 
@@ -265,7 +372,9 @@ class MlflowSink:
             self._experiments[name] = self._ask(lambda client: _experiment(client, name))
         return self._experiments[name]
 
-    def _metrics(self, key: str, points: LoggedPoints, names: _Names, receipt: Receipt) -> Iterator[Metric]:
+    def _metrics(
+        self, key: str, points: LoggedPoints, names: AcceptedNames, receipt: Receipt
+    ) -> Iterator[Metric]:
         for name, value, step, at in zip(*points, strict=True):
             metric = Metric(names.of(name), value, _ms(at), step)
             if math.isinf(value):
@@ -281,7 +390,9 @@ class MlflowSink:
             seen.add(mark)
             yield metric
 
-    def _new_params(self, batch: LoggedBatch, run_id: str, names: _Names, receipt: Receipt) -> list[Param]:
+    def _new_params(
+        self, batch: LoggedBatch, run_id: str, names: AcceptedNames, receipt: Receipt
+    ) -> list[Param]:
         """The parameters that MLflow does not have yet; it refuses to change one."""
         known = self._params[run_id]
         new: list[Param] = []
@@ -310,13 +421,32 @@ class MlflowSink:
 
     def _check_active(self, run_id: str) -> None:
         """Raise HookeError if the run was deleted: then MLflow does not refuse the data, but the run."""
-        info = self._ask(lambda client: client.get_run(run_id).info)
-        if info.lifecycle_stage != "active":
-            raise HookeError(
-                f"the run {info.run_name} has been deleted in MLflow",
-                where=self.uri,
-                fix=f"restore it: mlflow runs restore --run-id {run_id}; what it logged is kept in the journal",
-            )
+        found = self._ask(lambda client: client.get_run(run_id))
+        if found.info.lifecycle_stage != ACTIVE:
+            raise self._deleted(found)
+
+    def _check_experiment(self, number: str) -> None:
+        experiment = self._ask(lambda client: client.get_experiment(number))
+        if experiment.lifecycle_stage != ACTIVE:
+            raise _deleted_experiment(experiment, self.uri)
+
+    def _deleted(self, found: Run) -> HookeError:
+        self._check_experiment(found.info.experiment_id)
+        return HookeError(
+            f"the run {found.info.run_name} has been deleted in MLflow",
+            where=self.uri,
+            fix=f"restore it: {_command(self.uri)} runs restore --run-id {found.info.run_id}; what it logged is kept in the journal",
+        )
+
+    def _doubled(self, one: Run, other: Run) -> HookeError:
+        """Two machines have made a run at the same moment, or somebody has copied it."""
+        later = max((one, other), key=lambda each: (each.info.start_time, each.info.run_id))
+        return HookeError(
+            f"the run {one.info.run_name} is twice in MLflow",
+            where=self.uri,
+            why=f"{one.info.run_id} and {other.info.run_id} have the same tag {RUN_TAG}",
+            fix=f"delete one of them: {_command(self.uri)} runs delete --run-id {later.info.run_id}; then hooke sync sends the rest to the other",
+        )
 
     def _log_datasets(self, run_id: str, datasets: Sequence[InputDataSet], receipt: Receipt) -> None:
         """Log the run's inputs. MLflow keeps equal name and digest once."""
@@ -349,10 +479,10 @@ class MlflowSink:
             return
         # MLflow shows ~ as /
         name = _NOT_IN_IMAGE.sub("_", media.name.replace("/", "~"))[:MOST_IMAGE_NAME]
-        if (shown := name.replace("~", "/")) != media.name:
-            receipt.notes.append(
-                f"image {media.name[:80]!r} is called {shown[:80]!r} in MLflow, which does not accept that name"
-            )
+        if name.replace("~", "/") != media.name:
+            name = told_apart(name, media.name, MOST_IMAGE_NAME)
+            shown = name.replace("~", "/")
+            receipt.notes.append(f"image {media.name[:80]!r} is called {shown[:80]!r} {_NOT_ACCEPTED}")
         stem = f"{name}+step+{media.step}+timestamp+{_ms(media.at)}+{uuid5(NAMESPACE_URL, key)}"
 
         def log(client: MlflowClient) -> None:
@@ -446,26 +576,10 @@ def _small(image: Path, name: str, receipt: Receipt) -> Path:
     return made
 
 
-class _Names:
-    """Names that MLflow accepts. Changed names are noted in the receipt."""
-
-    def __init__(self, receipt: Receipt) -> None:
-        self._receipt = receipt
-        self._known: dict[str, str] = {}
-
-    def of(self, name: str) -> str:
-        """The name in MLflow."""
-        known = self._known.get(name)
-        if known is None:
-            known = _FORBIDDEN.sub("_", name)[:MOST_KEY]
-            # MLflow treats names as paths, and refuses unnormalized ones.
-            known = "/".join(part for part in known.split("/") if part not in ("", ".", "..")) or "_"
-            self._known[name] = known
-            if known != name:
-                self._receipt.notes.append(
-                    f"{name[:80]!r} is called {known[:80]!r} in MLflow, which does not accept that name"
-                )
-        return known
+def _accepted(name: str) -> str:
+    """A name without what MLflow refuses: it treats names as paths."""
+    known = _FORBIDDEN.sub("_", name)[:MOST_KEY]
+    return "/".join(part for part in known.split("/") if part not in ("", ".", "..")) or "_"
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
@@ -479,14 +593,23 @@ def _experiment(client: MlflowClient, name: str) -> str:
                 raise
         else:
             return made
-    if known.lifecycle_stage != "active":
-        raise HookeError(
-            f"the experiment {name!r} has been deleted in MLflow",
-            fix=f"restore it: mlflow experiments restore --experiment-id {known.experiment_id}; "
-            "or choose another with [tracking] experiment in hooke.toml",
-        )
+    if known.lifecycle_stage != ACTIVE:
+        raise _deleted_experiment(known, client.tracking_uri)
     found: str = known.experiment_id
     return found
+
+
+def _deleted_experiment(known: Experiment, uri: str) -> HookeError:
+    return HookeError(
+        f"the experiment {known.name!r} has been deleted in MLflow",
+        where=uri,
+        fix=f"restore it: {_command(uri)} experiments restore --experiment-id {known.experiment_id}; "
+        "or choose another with [tracking] experiment in hooke.toml",
+    )
+
+
+def _command(uri: str) -> str:
+    return f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow"
 
 
 def _halves(entities: dict[str, list[Any]]) -> Iterator[dict[str, list[Any]]]:

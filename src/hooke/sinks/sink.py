@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
 from hooke.base.errors import HookeError
 
 __all__ = [
+    "CheckedSink",
+    "Held",
     "InputDataSet",
     "LoggedBatch",
     "LoggedPoints",
@@ -126,4 +129,34 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Close the tracker."""
+        ...
+
+
+class Held(NamedTuple):
+    """What a tracker has of a run."""
+
+    keys: frozenset[str]
+    """Of the run itself and of those nested in it."""
+    sent: int
+    """The number of its last `mark`; 0 without one."""
+
+
+@runtime_checkable
+class CheckedSink(Sink, Protocol):
+    """A sink that can say what its tracker has, which others than Hooke change: runs are deleted, databases restored.
+
+    A run that its cursor calls sent is checked when a process first writes to it or `hooke sync` is asked, and sent again
+    if something is missing.
+    """
+
+    def holds(self, run: ShippedRun, keys: Collection[str]) -> Held:
+        """What the tracker has of `run` and those of `keys`, which are nested in it.
+
+        Raises HookeError if one of them was deleted and can be restored, or is there twice: `fix` says what to do.
+        Raises SinkAway.
+        """
+        ...
+
+    def mark(self, run: ShippedRun, sent: int) -> None:
+        """Note at the run in the tracker how much of its journal was written before. Raises SinkAway."""
         ...

@@ -103,11 +103,14 @@ class Outbox:
         for whose, events in gathered.items():
             if events or (whose == (None, None) and (new or datasets or not self._known)):
                 events.sort(key=lambda event: event.at)
-                batch = self._batch(self.shipped(*whose), events)
+                run = self.shipped(*whose)
+                given = _given(self.view.begun) if whose == (None, None) and not self._known else {}
+                parts = _without_changed_params(given, events)
+                first, *others = (self._batch(run, params, part) for params, part in parts)
                 if whose == (None, None):
-                    batch = self._with_provenance(batch) if new else batch
-                    batch = msgspec.structs.replace(batch, datasets=datasets)
-                load.batches.append(batch)
+                    first = self._with_provenance(first) if new else first
+                    first = msgspec.structs.replace(first, datasets=datasets)
+                load.batches += [first, *others]
         return load
 
     def _new_datasets(self, load: Shipment, *, alive: bool) -> tuple[InputDataSet, ...]:
@@ -121,6 +124,11 @@ class Outbox:
             return ()
         load.offsets[DATA_SETS] = len(found)
         return found
+
+    def itself(self) -> ShippedRun | None:
+        """The tracker's run for the run itself; None if its driver has not begun it."""
+        self._read_driver()
+        return self.shipped(None, None) if self.view.begun is not None else None
 
     def shipped_up_to(self, load: Shipment) -> None:
         """The sink has these batches: continue after them."""
@@ -251,11 +259,8 @@ class Outbox:
                 self._lineage.apply(event)
                 self._driver_offset = reader.offset
 
-    def _batch(self, run: ShippedRun, events: list[_Logged]) -> LoggedBatch:
+    def _batch(self, run: ShippedRun, params: dict[str, str], events: list[_Logged]) -> LoggedBatch:
         points = LoggedPoints([], [], [], [])
-        begun = self.view.begun
-        assert begun is not None
-        params = _given(begun) if run.key == begun.run and not self._known else {}
         tags: dict[str, str] = {}
         artifacts: dict[str, Path] = {}
         media: dict[str, Media] = {}
@@ -268,7 +273,6 @@ class Outbox:
                         points.steps.append(step)
                     points.times.extend(event.times or (event.at for _ in event.points))
                 case NotesLogged():
-                    params |= event.params
                     tags |= event.tags
                 case ArtifactLogged():
                     artifacts[event.path] = self.folder / event.file
@@ -500,6 +504,21 @@ def logged_segments(folder: Path) -> list[Path]:
 def has_logged(folder: Path) -> bool:
     """Whether user code logged anything in the run."""
     return any(not file.name.startswith(f"{PREFIX}{SYSTEM}-") for file in logged_segments(folder))
+
+
+def _without_changed_params(
+    given: dict[str, str], events: list[_Logged]
+) -> Iterator[tuple[dict[str, str], list[_Logged]]]:
+    """Parts of the events with their parameters, none of which changes in a part: what becomes of that is for the tracker to say."""
+    params, first = dict(given), 0
+    for number, event in enumerate(events):
+        if isinstance(event, NotesLogged):
+            if any(params.get(name, value) != value for name, value in event.params.items()):
+                yield params, events[first:number]
+                params, first = dict(event.params), number
+            else:
+                params |= event.params
+    yield params, events[first:]
 
 
 def _given(begun: RunStarted) -> dict[str, str]:

@@ -18,7 +18,7 @@ from hooke.base.errors import HookeError, JournalError
 from hooke.base.files import write_atomic
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.segments import HEADER_BYTES, SUFFIX
-from hooke.sinks.sink import Sink, SinkAway
+from hooke.sinks.sink import CheckedSink, Sink, SinkAway
 from hooke.sync.outbox import Outbox, Shipment, has_logged, logged_segments
 
 __all__ = [
@@ -115,6 +115,8 @@ class _RunInSink(msgspec.Struct):
     unsaved: bool = False
     readable: bool = True
     """Whether the cursor's file could be read; else it is not written either."""
+    checked: bool = False
+    """Whether the tracker was asked if it has what the cursor says."""
     pause_s: float = 0.0
     again_at: float = 0.0
 
@@ -291,6 +293,7 @@ class Shipper(msgspec.Struct, kw_only=True):
                 lane.cursor = load_cursor(folder, name)
                 lane.outbox = Outbox(folder, lane.cursor.offsets, known=run in lane.cursor.opened)
                 lane.readable = True
+            self._check(lane, sink, folder)
             state = self._send_load(lane, sink, name, folder, alive=self.runs.alive(run))
         except (SinkAway, OSError) as error:  # the tracker, or our own disk and file descriptors
             return self._put_off(lane, name, run, error)
@@ -301,9 +304,31 @@ class Shipper(msgspec.Struct, kw_only=True):
             del self._lanes[name, run]
         return state
 
+    def _check(self, lane: _RunInSink, sink: Sink, folder: Path) -> None:
+        """Begin anew where the tracker has less than the cursor says: runs were purged, an older copy of it was restored, or it is another one."""
+        if lane.checked:
+            return
+        cursor = lane.cursor
+        run = lane.outbox.itself() if cursor.opened and isinstance(sink, CheckedSink) else None
+        if run is not None:
+            assert isinstance(sink, CheckedSink)
+            held = sink.holds(run, cursor.opened)
+            missing = cursor.opened.keys() - held.keys
+            if missing or held.sent < _sent_bytes(cursor.offsets):
+                why = (
+                    f"{len(missing):,} of its {len(cursor.opened):,} runs were missing"
+                    if missing
+                    else "a part was missing"
+                )
+                lane.cursor = Cursor(notes=[f"it was sent again, as {why} there"])
+                lane.outbox = Outbox(folder, {})
+                lane.load, lane.points, lane.merged = None, 0, 0
+        lane.checked = True
+
     def _put_off(self, lane: _RunInSink, name: str, run: str, error: HookeError | OSError) -> _Turn:
         lane.pause_s = min(max(1.0, 2 * lane.pause_s), LONGEST_PAUSE_S)
         lane.again_at = self.clock.monotonic() + lane.pause_s
+        lane.checked = False  # it may come back with another content
         if lane.cursor.away_since is None:
             lane.cursor.away_since = self.clock.now()
         lane.cursor.trouble = _sentence(error)
@@ -346,6 +371,8 @@ class Shipper(msgspec.Struct, kw_only=True):
             lane.points += len(batch.points.names)
             lane.merged += receipt.merged
             cursor.note(receipt.notes)
+        if isinstance(sink, CheckedSink) and (run := lane.outbox.itself()) is not None:
+            sink.mark(run, _sent_bytes(load.offsets))
         lane.outbox.shipped_up_to(load)
         cursor.offsets, lane.load = load.offsets, None
         cursor.points, lane.points = cursor.points + lane.points, 0
@@ -404,6 +431,11 @@ def standing(runs: RunsFolder, run: str, sink: str, goal: Mapping[str, int] | No
     )
     told = cursor.opened.get(run, "running") != "running" and cursor.driver_bytes == _driver_bytes(folder)
     return SyncState(points=cursor.points, pending_bytes=pending, told=told, cursor=cursor)
+
+
+def _sent_bytes(offsets: Mapping[str, int]) -> int:
+    """One number that grows with each load of a run."""
+    return sum(offsets.values())
 
 
 def _driver_bytes(folder: Path) -> int:

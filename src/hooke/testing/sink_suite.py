@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,8 @@ import numpy as np
 
 from hooke.journal.events import FINISHED, WITH_FAILURES
 from hooke.sinks.sink import (
+    CheckedSink,
+    Held,
     InputDataSet,
     LoggedBatch,
     LoggedPoints,
@@ -60,6 +62,7 @@ class MemorySink:
         self.away = False
         self.dies_after: int | None = None
         self.writes = 0
+        self.marks: dict[str, int] = {}
 
     def write(self, batch: LoggedBatch) -> Receipt:
         """Keep it: equal points once, of one name the last note."""
@@ -87,6 +90,16 @@ class MemorySink:
         """Keep the status."""
         self._answer()
         self.runs[run.key].status = run.status
+
+    def holds(self, run: ShippedRun, keys: Collection[str]) -> Held:
+        """What it has. Nothing can be deleted but by `runs` itself, for good."""
+        self._answer()
+        return Held(frozenset({run.key, *keys} & self.runs.keys()), self.marks.get(run.key, 0))
+
+    def mark(self, run: ShippedRun, sent: int) -> None:
+        """Keep the number."""
+        self._answer()
+        self.marks[run.key] = sent
 
     def close(self) -> None:
         """Nothing is open."""
@@ -275,6 +288,60 @@ def _trouble_holds_nothing_up(
     assert "gone.txt" in told, "an artifact whose file is gone is said"
 
 
+def _names_are_apart(
+    make: Callable[[], Sink], read: Callable[[str], dict[str, SeenRun]], _folder: Path
+) -> None:
+    names = [
+        "p<0.5",
+        "p>0.5",
+        "p_0.5",
+        "a/b",
+        "a//b",
+        "line\nbreak",
+        "line break",
+        "n" * 300 + "1",
+        "n" * 300 + "2",
+    ]
+    sink = make()
+    batch = LoggedBatch(
+        run=_run("alike"),
+        points=_points(*((name, float(at), at, _AT) for at, name in enumerate(names))),
+        params={name: str(at) for at, name in enumerate(names)},
+    )
+    receipt = sink.write(batch)
+    sink.close()
+    seen = read("checked")["alike"]
+    points = {name: value for name, value, _, _ in seen.points}
+    assert sorted(points.values()) == [float(at) for at in range(len(names))], (
+        "no two names become one metric"
+    )
+    assert sorted(set(seen.params.values())) == [str(at) for at in range(len(names))], "nor one parameter"
+    for at, name in enumerate(names):
+        kept = points.get(name) == at and seen.params.get(name) == str(at)
+        assert kept or any(repr(name[:80]) in note for note in receipt.notes), "a changed name is said"
+
+
+def _says_what_it_has(
+    make: Callable[[], Sink], _read: Callable[[str], dict[str, SeenRun]], _folder: Path
+) -> None:
+    sink = make()
+    if not isinstance(sink, CheckedSink):
+        return
+    root, child, never = _run("had"), _run("had/1", parent="had"), _run("never")
+    for run in (root, child):
+        sink.write(LoggedBatch(run=run, points=_points(("x", 1.0, 0, _AT))))
+    assert sink.holds(root, ["had", "had/1"]) == Held(frozenset({"had", "had/1"}), 0), "it says what it has"
+    sink.mark(root, 2**60)
+    sink.close()
+    sink = make()
+    assert isinstance(sink, CheckedSink)
+    assert sink.holds(root, ["had", "had/1", "had/2"]) == Held(frozenset({"had", "had/1"}), 2**60), (
+        "and its last mark"
+    )
+    assert sink.holds(never, ["never", "never/1"]) == Held(frozenset(), 0), "and no more"
+    sink.close()
+
+
 def _experiments_are_apart(
     make: Callable[[], Sink], read: Callable[[str], dict[str, SeenRun]], _folder: Path
 ) -> None:
@@ -306,6 +373,8 @@ _CHECKS = (
     _not_numbers,
     _nested_and_ended,
     _trouble_holds_nothing_up,
+    _names_are_apart,
+    _says_what_it_has,
     _experiments_are_apart,
     _any_key_is_found_again,
 )

@@ -82,13 +82,14 @@ def configured_uri(folder: Path, uri: str = "") -> str:
     return os.environ.get(URI) or tracking_uri(folder, uri)
 
 
-def run_filter(key: str) -> str:
-    """MLflow's filter for the run with this key. It may match runs with similar keys, too: compare the tag `RUN_TAG`.
+def run_filter(key: str, *, nested: bool = False) -> str:
+    """MLflow's filter for the run with this key, and those `nested` in it. It may match similar keys, too: compare the tag `RUN_TAG`.
 
     MLflow's language has no escape for a quote, and takes a backslash before one for an escape.
     """
     pattern = _ODD.sub("_", key)
-    return f"tags.`{RUN_TAG}` {'=' if pattern == key else 'LIKE'} '{pattern}'"
+    exact = pattern == key and not nested
+    return f"tags.`{RUN_TAG}` {'=' if exact else 'LIKE'} '{pattern}{'%' if nested else ''}'"
 
 
 @contextlib.contextmanager

@@ -75,8 +75,8 @@ class _Row:
 def sync(*, run: str, patience: float, as_json: bool, project: Project) -> int:
     """Send what RUN (by default all runs) logged to the project's trackers, and report the state of each.
 
-    Runs do this themselves in a background process; this command completes it after an outage. Exit code 1 if something is
-    left.
+    Runs do this themselves in a background process; this command completes it after an outage. It also asks MLflow what it
+    still has: what is missing is sent again. Exit code 1 if something is left.
     """
     names = [project.runs.find(run)] if run else project.runs.names()
     if not sink_names(project):
@@ -108,20 +108,20 @@ def sync(*, run: str, patience: float, as_json: bool, project: Project) -> int:
 
 
 def _ship(project: Project, runs: list[str], patience_s: float) -> None:
-    """Ship these runs when the project's shipper releases its lock, or watch while it ships."""
+    """Ship these runs when the project's shipper releases its lock, or watch while it ships. It ends soon after the last run."""
     project.create()
     lock, progress_at = FileLock(project.data / LOCK), time.monotonic()
     goals = {run: logged_bytes(project.runs.folder(run)) for run in runs}
     before: dict[str, int] = {}
     while not lock.try_acquire():
         left = {run: bytes_left for run in goals if (bytes_left := _left(project, run, goals[run]))}
-        if not left:
+        if not left and any(project.runs.alive(each) for each in project.runs.names()):
             return
         if left != before:
             before, progress_at = left, time.monotonic()
         if time.monotonic() - progress_at > patience_s:
             return
-        goals = {run: goals[run] for run in left}
+        goals = {run: goals[run] for run in left} or goals
         time.sleep(0.2)
     try:
         with Shipper(runs=project.runs, sinks=open_sinks(project)) as shipper:
