@@ -226,16 +226,22 @@ class Zero:
         return next((one["pid"] for one in facts["replicas"]), None)
 
     def until_listening(self) -> None:
-        """Wait until clients can connect, and the supervisor knows which replicas live."""
+        """Wait until the service says that it is ready, and the supervisor knows which replicas live."""
         ends = time.monotonic() + LIMIT_S
         while time.monotonic() < ends:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
                 connection.request("GET", "/-/ready")
-                connection.getresponse().read()
+                answer = connection.getresponse()
+                answer.read()
                 connection.close()
                 facts = self.facts()
-                if facts is not None and all(psutil.pid_exists(one["pid"]) for one in facts["replicas"]):
+                # The supervisor knows of a death before Envoy does.
+                if (
+                    answer.status == 200
+                    and facts is not None
+                    and all(psutil.pid_exists(one["pid"]) for one in facts["replicas"])
+                ):
                     return
             time.sleep(LOOK_S)
         self.counts.stuck.append(

@@ -11,8 +11,8 @@ from tests.kubernetes.manifests import POD_TEMPLATE, PULL, wait
 from hooke.base.clock import SystemClock
 from hooke.base.errors import HookeError
 from hooke.fleets.fleet_folder import find_fleet, settle
-from hooke.kubernetes.client import NotThere
-from hooke.kubernetes.pods import merged
+from hooke.kubernetes.client import NotThere, selector
+from hooke.kubernetes.pods import WORKER_LABELS, merged
 from hooke.machines.controller import Caps
 from hooke.machines.keeper import FleetKeeper, Ledger
 from hooke.machines.provider import Impossible, NotAllowed, OverQuota, Unreachable
@@ -131,11 +131,14 @@ def test_pods_of_an_instance_type_have_a_node_each(cluster, pods, admin):
     """So the price of a node is that of a machine."""
     label = {"metadata": {"labels": {"node.kubernetes.io/instance-type": "gd-8xh100ib-i128"}}}
     provider = pods(instance="gd-8xh100ib-i128")
+    earlier = {"namespace": "*", "labels": selector(WORKER_LABELS), "fields": "spec.nodeName=node1"}
+    # One of an earlier test would be in the way, and its end be missed by Kubernetes for five minutes, as it was in another namespace.
+    wait(lambda: not admin.list("v1/Pod", **earlier)[0], within_s=150)
     first = provider.launch("first")
     assert "no node has room for it" in why(provider)  # no node is one of these
     admin.patch("v1/Node", "node1", label)
     try:
-        wait(lambda: phases(provider)[first] == "ready")
+        wait(lambda: phases(provider)[first] == "ready", told=lambda: whys(provider))
         second = provider.launch("second")
         wait(lambda: "didn't match pod anti-affinity rules" in whys(provider)[second])
         provider.release(first)
