@@ -159,7 +159,7 @@ class Zero:
             return
         if state == "zero":
             self.strike(victim, state)
-            self.until_listening()
+            self.until_ready()
         work = self.work() if victim else [Call(self, "/double", {"number": next(self.numbers)})]
         began = time.time()
         for call in work:
@@ -180,7 +180,7 @@ class Zero:
         if state == "leaving":
             self.until("a replica leaves", lambda facts: in_state(facts, "leaving", "ending"))
             self.strike(victim, state)
-            self.until_listening()
+            self.until_ready()
             again = [Call(self, "/double", {"number": next(self.numbers)})]
             again[0].start()
             self.settle(again)
@@ -225,7 +225,7 @@ class Zero:
             return next((one.pid for one in folder.living() if one.name == "front"), None)
         return next((one["pid"] for one in facts["replicas"]), None)
 
-    def until_listening(self) -> None:
+    def until_ready(self) -> None:
         """Wait until the service says that it is ready, and the supervisor knows which replicas live."""
         ends = time.monotonic() + LIMIT_S
         while time.monotonic() < ends:
@@ -245,7 +245,7 @@ class Zero:
                     return
             time.sleep(LOOK_S)
         self.counts.stuck.append(
-            f"cycle {self.counts.cycles}: nobody listens\n{self.supervisor.text[-2000:]}"
+            f"cycle {self.counts.cycles}: it is not ready\n{self.supervisor.text[-2000:]}"
         )
 
     def settle(self, calls: list[Call]) -> None:
@@ -266,7 +266,7 @@ class Zero:
             else:
                 self.counts.lost.append(f"cycle {self.counts.cycles}: {call.path}: {call.error}")
         if again:
-            self.until_listening()
+            self.until_ready()
             for call in again:
                 call.start()
             self.settle(again)

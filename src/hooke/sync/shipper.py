@@ -306,12 +306,11 @@ class Shipper(msgspec.Struct, kw_only=True):
 
     def _check(self, lane: _RunInSink, sink: Sink, folder: Path) -> None:
         """Begin anew where the tracker has less than the cursor says: runs were purged, an older copy of it was restored, or it is another one."""
-        if lane.checked:
+        if lane.checked or not isinstance(sink, CheckedSink):
             return
         cursor = lane.cursor
-        run = lane.outbox.itself() if cursor.opened and isinstance(sink, CheckedSink) else None
+        run = lane.outbox.itself() if cursor.opened else None
         if run is not None:
-            assert isinstance(sink, CheckedSink)
             held = sink.holds(run, cursor.opened)
             missing = cursor.opened.keys() - held.keys
             if missing or held.sent < _sent_bytes(cursor.offsets):

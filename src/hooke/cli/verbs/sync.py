@@ -108,7 +108,7 @@ def sync(*, run: str, patience: float, as_json: bool, project: Project) -> int:
 
 
 def _ship(project: Project, runs: list[str], patience_s: float) -> None:
-    """Ship these runs when the project's shipper releases its lock, or watch while it ships. It ends soon after the last run."""
+    """Ship these runs when the project's shipper releases its lock, or watch while it ships. A shipper ends soon after the last run."""
     project.create()
     lock, progress_at = FileLock(project.data / LOCK), time.monotonic()
     goals = {run: logged_bytes(project.runs.folder(run)) for run in runs}
